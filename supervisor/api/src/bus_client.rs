@@ -1,0 +1,1 @@
+//! bus_client: the bus for units written in Rust.

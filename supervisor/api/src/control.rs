@@ -1,0 +1,1 @@
+//! control: the operations of the control API, each defined once.

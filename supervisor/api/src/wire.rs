@@ -1,0 +1,1 @@
+//! wire: the agent wire: frames, header, operations.

@@ -1,0 +1,3 @@
+//! glob: `*`, `?`, `**` over paths, for rules.
+//!
+//! Job: match a path against a pattern in linear space. May touch: nothing. Keeps: `*` never crosses a `/`.
