@@ -1,0 +1,51 @@
+# Loom. `make demo` shows it; `make test` checks everything that CI checks; `make bench` measures.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Third-party crates (RocksDB above all) are compiled once per user, not once per clone.
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/loom/target
+export CARGO_TERM_COLOR ?= auto
+BIN := $(CARGO_TARGET_DIR)/debug
+PYTHON := var/venv/agents/bin/python
+step = @printf '\n== %s\n' "$(1)"
+
+.PHONY: help demo test bench build install schemas clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+build: ## Install what is missing and build loomd, loomctl, loom-launch, loom-worker
+	@scripts/prepare build
+	@echo "build: cargo build into $(CARGO_TARGET_DIR) (the first time RocksDB takes some minutes)"
+	@cargo build --workspace --bins --locked
+
+demo: build ## Run the chat agent to its end: model, memory, tools, kill -9, adoption
+	@scripts/prepare agents model
+	@PATH="$(BIN):$$PATH" $(PYTHON) examples/chat-agent/demo.py
+
+test: build ## Everything that CI runs
+	@scripts/prepare dev model
+	$(call step,format)
+	cargo fmt --all --check
+	$(call step,clippy)
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(call step,Rust: unit tests and end to end with the real binaries)
+	LOOM_TEST_PYTHON="$(CURDIR)/$(PYTHON)" cargo nextest run --workspace --locked --no-fail-fast
+	$(call step,Python: ruff and mypy --strict)
+	var/venv/agents/bin/ruff check loom-py examples units tests
+	var/venv/agents/bin/ruff format --check loom-py examples units tests
+	cd loom-py && ../var/venv/agents/bin/mypy --strict src ../examples/chat-agent/agent.py
+	$(call step,Python: pytest)
+	cd loom-py && ../$(PYTHON) -m pytest -q
+	$(call step,all green)
+
+bench: build ## Measure, each figure beside its floor or peer of the same run
+	@scripts/prepare agents
+	@PATH="$(BIN):$$PATH" $(PYTHON) tests/bench/bench.py
+
+schemas: ## Print the schemas and golden messages again from the code
+	LOOM_UPDATE_SCHEMAS=1 LOOM_UPDATE_GOLDEN=1 cargo nextest run -p loom-core -p loom-api -E 'test(fresh)'
+
+clean: ## Remove what running from the checkout left (not the cargo cache)
+	rm -rf var
