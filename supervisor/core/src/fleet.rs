@@ -79,7 +79,15 @@ pub enum Effect {
     /// A job is over.
     JobDone { job: JobId, outcome: JobOutcome },
     /// One line of log and one event on the bus (`loom.unit.changed`).
-    Changed { unit: UnitId, run: RunId, from: ActiveState, to: ActiveState, sub: &'static str, result: RunResult, because: String },
+    Changed {
+        unit: UnitId,
+        run: RunId,
+        from: ActiveState,
+        to: ActiveState,
+        sub: &'static str,
+        result: RunResult,
+        because: String,
+    },
 }
 
 /// What a new loomd found of a stored run.

@@ -289,7 +289,18 @@ mod tests {
 
     #[test]
     fn a_name_that_could_leave_its_directory_is_refused() {
-        for text in ["", ".agent", "../x.agent", "a/b.agent", "A.agent", "a@../b.agent", "a@b/c.agent", "a@\\x2.agent", "a", "a.job"] {
+        for text in [
+            "",
+            ".agent",
+            "../x.agent",
+            "a/b.agent",
+            "A.agent",
+            "a@../b.agent",
+            "a@b/c.agent",
+            "a@\\x2.agent",
+            "a",
+            "a.job",
+        ] {
             assert!(text.parse::<UnitId>().is_err(), "{text}");
         }
         assert!(format!("{}.agent", "a".repeat(65)).parse::<UnitId>().is_err());

@@ -41,7 +41,10 @@ pub enum RunResult {
 #[serde(rename_all = "kebab-case")]
 pub enum Exit {
     Code(u8),
-    Signal { signal: i32, core: bool },
+    Signal {
+        signal: i32,
+        core: bool,
+    },
     /// It is gone and nobody can tell how.
     Unknown,
 }

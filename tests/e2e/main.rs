@@ -1,0 +1,11 @@
+//! End to end: what a person sees, with the real binaries.
+
+mod bus;
+mod chaos;
+mod command_line;
+mod confinement;
+mod logs;
+mod supervision;
+mod supervisor_death;
+mod tools;
+mod unit_files;
