@@ -1,9 +1,25 @@
 //! unit: what a unit file says, checked.
 //!
-//! Job: the checked form of a unit, with every default filled in.
-//! May touch: `ids`. Keeps: a `Unit` is valid because it exists; nothing outside this room reads TOML.
+//! Job: texts of unit files → [`Catalogue`]: what is right as [`Unit`], what is wrong as [`problem::Problem`]s, all at once.
+//! Three steps, three types: `raw::RawUnit` as written, with spans; [`Unit`] checked, with every default filled in; the
+//! launch plan is made elsewhere. May touch: `ids`, `machine`'s words. May not: open a file; see [`SourceSet`].
+//! Keeps: a `Unit` is valid because it exists; nothing outside this room reads TOML.
 
+mod check;
+mod keys;
+mod load;
 pub mod problem;
+mod raw;
+mod schema;
+mod source;
+mod values;
+mod words;
+
+pub use check::Programs;
+pub use load::{Catalogue, Loaded, Origins, Standing, UNITS_MAX, UnitFile, load, load_all};
+pub use raw::{FILE_PROBLEMS_MAX, SYNTAX_ROUNDS_MAX};
+pub use schema::schema;
+pub use source::{Content, Facts, Role, Source, SourceSet, role};
 
 use crate::ids::{Millis, RunId, UnitId};
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,86 @@
+//! schema: JSON Schema of unit files, for editors. May touch: `keys`. Keeps: printed from the table that checks.
+
+use super::keys::{self, Key, Shape};
+use crate::ids::Kind;
+use serde_json::{Map, Value, json};
+
+/// The schema of one kind's unit files.
+pub fn schema(kind: Kind) -> schemars::Schema {
+    let fitting = || keys::SECTIONS.iter().filter(|section| section.kinds.contains(&kind));
+    let mut properties = Map::new();
+    let mut extend = Map::new();
+    for section in fitting() {
+        let mut body = table(section.keys, section.about);
+        if let Some(named) = section.named {
+            body["additionalProperties"] = table(named, "A profile.");
+        }
+        properties.insert(section.name.to_owned(), body);
+        let lists: Vec<&Key> = section.keys.iter().filter(|key| key.shape.is_list()).collect();
+        if !lists.is_empty() {
+            let keys: Map<String, Value> = lists.iter().map(|key| (key.name.to_owned(), value(key))).collect();
+            let body = json!({ "type": "object", "properties": keys, "additionalProperties": false });
+            extend.insert(section.name.to_owned(), body);
+        }
+    }
+    properties.insert(
+        "extend".to_owned(),
+        json!({
+            "type": "object",
+            "description": "[extend.<section>] appends to lists instead of replacing them.",
+            "properties": extend,
+            "additionalProperties": false,
+        }),
+    );
+    let whole = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": format!("Loom {kind} unit file"),
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": false,
+    });
+    sorted(whole).try_into().expect("an object is a schema")
+}
+
+/// Keys in order, whatever order serde_json was built to keep.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+fn table(keys: &[Key], about: &str) -> Value {
+    let properties: Map<String, Value> = keys.iter().map(|key| (key.name.to_owned(), value(key))).collect();
+    json!({ "type": "object", "description": about, "properties": properties, "additionalProperties": false })
+}
+
+fn value(key: &Key) -> Value {
+    let mut value = match key.shape {
+        Shape::Text | Shape::Path | Shape::Signal => json!({ "type": "string" }),
+        Shape::Texts | Shape::Units | Shape::Paths { .. } | Shape::Hosts | Shape::Filters | Shape::Rules { .. } => {
+            json!({ "type": "array", "items": { "type": "string" } })
+        }
+        Shape::Command => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 }),
+        Shape::Environment | Shape::Credentials => {
+            json!({ "type": "object", "additionalProperties": { "type": "string" } })
+        }
+        Shape::Word { words, .. } => json!({ "enum": words }),
+        Shape::Words { words, .. } => json!({ "type": "array", "items": { "enum": words } }),
+        Shape::Time { .. } => json!({ "type": "string", "examples": ["30s", "500ms", "1min 30s"] }),
+        Shape::Fraction { least, most } => json!({ "type": "number", "minimum": least, "maximum": most }),
+        Shape::Count { least, most } => json!({ "type": "integer", "minimum": least, "maximum": most }),
+        Shape::Size => json!({ "type": "string", "pattern": "^[0-9]+[KMGTB]?$", "examples": ["256M"] }),
+        Shape::ExitStatuses => {
+            json!({ "type": "array", "items": { "type": "integer", "minimum": 0, "maximum": 255 } })
+        }
+        Shape::Ports => json!({ "type": "array", "items": { "type": "integer", "minimum": 1, "maximum": 65535 } }),
+        Shape::Url => json!({ "type": "string", "pattern": "^https?://" }),
+    };
+    value["description"] = json!(key.about);
+    value
+}

@@ -1,0 +1,468 @@
+//! What unit files mean, from texts alone.
+#![allow(clippy::unwrap_used)]
+
+use loom_core::ids::{Kind, Millis, UnitId};
+use loom_core::machine::Promise;
+use loom_core::unit::problem::{Problem, Severity};
+use loom_core::unit::*;
+use proptest::prelude::*;
+
+fn facts() -> Facts {
+    Facts {
+        home: "/home/ada".into(),
+        user: "ada".into(),
+        boot_id: "b00t".into(),
+        runtime_dir: "/run/loom".into(),
+        state_dir: "/var/lib/loom".into(),
+        unit_path: vec!["/units/high".into(), "/units/low".into()],
+    }
+}
+
+/// Files by directory (0 is the highest) and name.
+fn set(files: &[(usize, &str, &str)]) -> SourceSet {
+    SourceSet {
+        directories: vec!["/units/high".into(), "/units/low".into()],
+        sources: files
+            .iter()
+            .map(|(directory, name, text)| Source {
+                path: format!("{directory}/{name}"),
+                directory: *directory,
+                name: (*name).to_owned(),
+                content: Content::Bytes(text.as_bytes().to_vec()),
+            })
+            .collect(),
+        problems: Vec::new(),
+    }
+}
+
+fn id(text: &str) -> UnitId {
+    text.parse().unwrap()
+}
+
+fn said(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(|p| format!("{}:{}:{} {}", p.file, p.line, p.column, p.message)).collect()
+}
+
+fn one(name: &str, text: &str) -> Unit {
+    let catalogue = load_all(&set(&[(0, &format!("{name}.toml"), text)]), &facts(), None);
+    assert_eq!(said(&catalogue.problems), Vec::<String>::new());
+    catalogue.units[&id(name)].clone()
+}
+
+const RUNS: &str = "[exec]\ncommand = [\"run\"]\n";
+
+#[test]
+fn a_command_is_enough_and_the_rest_has_its_default() {
+    let unit = one("chat.agent", RUNS);
+    assert_eq!(unit.description, "chat.agent");
+    let exec = unit.exec.unwrap();
+    assert_eq!(exec.command, ["run"]);
+    assert_eq!(exec.working_directory, "/var/lib/loom/units/chat.agent");
+    assert_eq!((unit.ready.kind, unit.ready.timeout), (ReadyKind::Exec, Millis(90_000)));
+    assert_eq!(unit.watchdog, None);
+    assert_eq!(unit.restart.policy, RestartPolicy::OnFailure);
+    assert_eq!((unit.restart.delay, unit.restart.max_delay), (Millis(100), Millis(300_000)));
+    assert_eq!((unit.restart.factor, unit.restart.jitter), (2.0, 0.25));
+    assert_eq!(unit.restart.prevent_exit_status, [78]);
+    assert_eq!((unit.stop.signal, unit.stop.timeout), (15, Millis(30_000)));
+    assert_eq!(unit.sandbox.profile, "python");
+    assert_eq!((unit.limits.open_files, unit.limits.file_size_bytes), (1024, 256 << 20));
+    assert_eq!(unit.tools.workspace, "/var/lib/loom/units/chat.agent");
+    assert_eq!(unit.llm, None);
+    assert_eq!(one("web.service", RUNS).sandbox.profile, "native");
+    assert_eq!(one("all.target", "").exec, None);
+}
+
+#[test]
+fn every_key_reaches_the_unit() {
+    let unit = one(
+        "chat.agent",
+        r#"
+[unit]
+description = "Talks"
+documentation = ["https://example.org"]
+
+[exec]
+command = ["./bin/agent", "%n", "100%%"]
+working_directory = "%S/work"
+environment = { A = "%u", B = "%h" }
+credentials = { openai = "/etc/keys/openai" }
+
+[ready]
+type = "notify"
+timeout = "1min"
+
+[watchdog]
+interval = "30s"
+abort_timeout = "5s"
+
+[restart]
+policy = "always"
+delay = "0s"
+factor = 3
+max_delay = "1h"
+jitter = 0
+reset_after = "1d"
+success_exit_status = [1]
+prevent_exit_status = []
+force_exit_status = [75]
+
+[stop]
+signal = "INT"
+timeout = "10s"
+
+[sandbox]
+profile = "native"
+read = ["?/etc/gitconfig", "/srv//data/"]
+execute = ["/opt/x"]
+write = ["%S/work", "%h/reports"]
+hosts = ["API.example.org", "127.0.0.1:8080"]
+listen = [8080]
+allow_unenforced = ["hosts"]
+
+[limits]
+open_files = 64
+file_size = "1M"
+address_space = "2G"
+
+[bus]
+publish = ["a.>"]
+subscribe = ["b.*"]
+request = ["unit.search.>"]
+
+[tools]
+allow = ["fs:read(path=**)"]
+deny = ["fs:*(path=**/.env)"]
+workspace = "%S/work"
+timeout = "1min 30s"
+
+[llm]
+default = "local"
+
+[llm.local]
+format = "openai-chat"
+base_url = "http://127.0.0.1:8080/v1/"
+model = "smol"
+credential = "openai"
+window = 2048
+max_output = 256
+temperature = 0.5
+"#,
+    );
+    let exec = unit.exec.unwrap();
+    assert_eq!(exec.command, ["/units/high/bin/agent", "chat.agent", "100%"]);
+    assert_eq!((exec.environment["A"].as_str(), exec.environment["B"].as_str()), ("ada", "/home/ada"));
+    assert_eq!(unit.watchdog.unwrap().interval, Millis(30_000));
+    assert_eq!((unit.restart.delay, unit.restart.prevent_exit_status.len()), (Millis(0), 0));
+    assert_eq!((unit.stop.signal, unit.stop.timeout), (2, Millis(10_000)));
+    let read = &unit.sandbox.read;
+    assert_eq!((read[0].path.as_str(), read[0].optional), ("/etc/gitconfig", true));
+    assert_eq!((read[1].path.as_str(), read[1].optional), ("/srv/data", false));
+    assert_eq!(read[1].origin, "0/chat.agent.toml:37:28");
+    assert_eq!(unit.sandbox.hosts[0], HostGrant { host: "api.example.org".into(), port: 443 });
+    assert_eq!(unit.sandbox.allow_unenforced, [Promise::Hosts]);
+    assert_eq!(unit.limits.address_space_bytes, Some(2 << 30));
+    assert_eq!(unit.tools.allow[0].origin, "0/chat.agent.toml:55:10");
+    assert_eq!(unit.tools.timeout, Millis(90_000));
+    let llm = unit.llm.unwrap();
+    assert_eq!(llm.profiles["local"].base_url, "http://127.0.0.1:8080/v1");
+    assert_eq!((llm.default.as_str(), llm.profiles["local"].window), ("local", 2048));
+}
+
+#[test]
+fn drop_ins_merge_tables_replace_lists_and_extend_appends() {
+    let main = "[exec]\ncommand = [\"run\"]\nenvironment = { A = \"1\", B = \"1\" }\n[sandbox]\nread = [\"/a\"]\nexecute = [\"/x\"]\n";
+    let files = set(&[
+        (1, "chat.agent.toml", main),
+        (1, "chat.agent.d/10.toml", "[exec.environment]\nB = \"2\"\nC = \"2\"\n[sandbox]\nread = [\"/b\"]\n"),
+        (0, "chat.agent.d/20.toml", "[extend.sandbox]\nread = [\"/c\"]\nexecute = [\"/y\"]\nwrite = [\"/w\"]\n"),
+        (0, "agent.d/99.toml", "[stop]\ntimeout = \"1s\"\n[sandbox]\nread = [\"/general\"]\n"),
+    ]);
+    let loaded = load(&files, &facts(), &id("chat.agent"), None);
+    assert_eq!(said(&loaded.problems), Vec::<String>::new());
+    let unit = loaded.unit.unwrap();
+    let paths = |grants: &[PathGrant]| grants.iter().map(|grant| grant.path.clone()).collect::<Vec<_>>();
+    assert_eq!(paths(&unit.sandbox.read), ["/b", "/c"]);
+    assert_eq!(paths(&unit.sandbox.execute), ["/x", "/y"]);
+    assert_eq!(paths(&unit.sandbox.write), ["/w"]);
+    assert_eq!(unit.exec.unwrap().environment.into_values().collect::<Vec<_>>(), ["1", "2", "2"]);
+    assert_eq!(unit.stop.timeout, Millis(1_000));
+    assert_eq!(loaded.origins["sandbox.read[1]"], "0/chat.agent.d/20.toml:2:9");
+    assert_eq!(loaded.origins["exec.environment.B"], "1/chat.agent.d/10.toml:2:5");
+    let files: Vec<&str> = loaded.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(files, ["1/chat.agent.toml", "0/agent.d/99.toml", "1/chat.agent.d/10.toml", "0/chat.agent.d/20.toml"]);
+}
+
+#[test]
+fn an_instance_is_made_from_its_template_and_an_own_file_comes_first() {
+    let files = set(&[
+        (0, "worker@.agent.toml", "[unit]\ndescription = \"%i %I %p %N\"\n[exec]\ncommand = [\"run\"]\n"),
+        (1, "worker@b.agent.toml", "[unit]\ndescription = \"own\"\n[exec]\ncommand = [\"run\"]\n"),
+        (0, "all.target.toml", "[unit]\nwants = [\"worker@a-b\\\\x20c.agent\", \"worker@b.agent\"]\n"),
+    ]);
+    let catalogue = load_all(&files, &facts(), None);
+    assert_eq!(said(&catalogue.problems), Vec::<String>::new());
+    let names: Vec<String> = catalogue.units.keys().map(UnitId::to_string).collect();
+    assert_eq!(names, ["all.target", "worker@a-b\\x20c.agent", "worker@b.agent"]);
+    assert_eq!(catalogue.units[&id("worker@a-b\\x20c.agent")].description, "a-b\\x20c a/b c worker worker@a-b\\x20c");
+    assert_eq!(catalogue.units[&id("worker@b.agent")].description, "own");
+    assert!(catalogue.templates.contains(&id("worker@.agent")));
+    let asked = load(&files, &facts(), &id("worker@new.agent"), None);
+    assert_eq!(
+        (asked.standing, asked.unit.unwrap().description.as_str()),
+        (Standing::Unit, "new new worker worker@new")
+    );
+    assert_eq!(load(&files, &facts(), &id("worker@.agent"), None).unit, None);
+    assert_eq!(load(&files, &facts(), &id("other@x.agent"), None).standing, Standing::Absent);
+}
+
+#[test]
+fn an_instance_name_never_leads_out_of_a_directory() {
+    let files = set(&[(0, "w@.agent.toml", "[exec]\ncommand = [\"run\"]\n[sandbox]\nwrite = [\"/data/%I/x\"]\n")]);
+    for name in ["w@...agent", "w@..-etc.agent", "w@\\x2e\\x2e.agent"] {
+        let loaded = load(&files, &facts(), &id(name), None);
+        assert_eq!(loaded.unit, None, "{name}");
+        assert!(said(&loaded.problems)[0].contains("`..`"), "{name}: {:?}", loaded.problems);
+    }
+}
+
+#[test]
+fn a_broken_file_stops_its_own_unit_and_no_other() {
+    let files = set(&[
+        (0, "a.agent.toml", RUNS),
+        (0, "b.agent.toml", "[exec\ncommand"),
+        (0, "c.agent.toml", RUNS),
+        (0, "c.agent.d/10.toml", "[exec]\ncommnad = []\n"),
+        (0, "d.agent.toml", "[unit]\nrequires = [\"b.agent\"]\n[exec]\ncommand = [\"run\"]\n"),
+    ]);
+    let catalogue = load_all(&files, &facts(), None);
+    assert_eq!(catalogue.units.keys().map(UnitId::to_string).collect::<Vec<_>>(), ["a.agent", "d.agent"]);
+    assert_eq!(catalogue.refused.keys().map(UnitId::to_string).collect::<Vec<_>>(), ["b.agent", "c.agent"]);
+    assert!(catalogue.has_errors());
+}
+
+#[test]
+fn units_that_wait_for_one_another_are_refused_and_the_rest_loads() {
+    let unit = |deps: &str| format!("[unit]\n{deps}\n[exec]\ncommand = [\"run\"]\n");
+    let (a, b, c, d) = (
+        unit("after = [\"b.agent\"]"),
+        unit("requires = [\"c.agent\"]"),
+        unit("after = [\"a.agent\", \"d.agent\"]"),
+        unit("wants = [\"a.agent\"]\nafter = [\"a.agent\"]"),
+    );
+    let files = set(&[
+        (0, "a.agent.toml", &a),
+        (0, "b.agent.toml", &b),
+        (0, "c.agent.toml", &c),
+        (0, "d.agent.toml", &d),
+        (0, "e.agent.toml", &unit("after = [\"a.agent\"]")),
+    ]);
+    let catalogue = load_all(&files, &facts(), None);
+    assert_eq!(catalogue.units.keys().map(UnitId::to_string).collect::<Vec<_>>(), ["e.agent"]);
+    assert!(said(&catalogue.problems)[0].contains("a.agent after b.agent after c.agent after a.agent"));
+}
+
+#[test]
+fn what_one_unit_writes_no_other_executes() {
+    let files = set(&[
+        (0, "a.agent.toml", "[exec]\ncommand = [\"python3\", \"/srv/code/main.py\"]\n"),
+        (0, "b.agent.toml", "[exec]\ncommand = [\"run\"]\n[sandbox]\nwrite = [\"/srv/code\"]\n"),
+        (
+            0,
+            "c.agent.toml",
+            "[exec]\ncommand = [\"run\"]\n[sandbox]\nexecute = [\"/var/lib/loom/units/b.agent/bin\"]\n",
+        ),
+        (
+            0,
+            "d.agent.toml",
+            "[exec]\ncommand = [\"run\", \"/srv/out\"]\n[sandbox]\nwrite = [\"/srv/code-of-others\", \"/srv/out\"]\n",
+        ),
+    ]);
+    let catalogue = load_all(&files, &facts(), None);
+    assert_eq!(
+        said(&catalogue.problems),
+        [
+            "0/b.agent.toml:4:10 b.agent may write what a.agent executes: `/srv/code/main.py`",
+            "0/c.agent.toml:4:12 c.agent executes `/var/lib/loom/units/b.agent/bin`, which b.agent may write: its state directory",
+        ]
+    );
+    assert!(catalogue.problems[0].help.contains("0/a.agent.toml:2:23"));
+    assert_eq!(catalogue.units.keys().map(UnitId::to_string).collect::<Vec<_>>(), ["a.agent", "d.agent"]);
+}
+
+#[test]
+fn an_instance_that_clashes_with_a_unit_is_refused_whoever_writes() {
+    let files = set(&[
+        (0, "a.agent.toml", "[exec]\ncommand = [\"/srv/a/run\"]\n[sandbox]\nwrite = [\"/data/a\"]\n"),
+        (0, "w@.agent.toml", "[exec]\ncommand = [\"run\"]\n[sandbox]\nwrite = [\"/srv/%i\"]\n"),
+        (0, "x@.agent.toml", "[exec]\ncommand = [\"/data/%i/run\"]\n"),
+    ]);
+    for (name, fine) in [("w@a.agent", false), ("w@b.agent", true), ("x@a.agent", false), ("x@b.agent", true)] {
+        let loaded = load(&files, &facts(), &id(name), None);
+        assert_eq!(loaded.unit.is_some(), fine, "{name}: {:?}", loaded.problems);
+    }
+}
+
+#[test]
+fn a_masked_unit_is_neither_loaded_nor_wrong() {
+    let mut files = set(&[
+        (0, "a.agent.toml", ""),
+        (1, "a.agent.toml", RUNS),
+        (0, "b.agent.toml", "[unit]\nwants = [\"a.agent\"]\n[exec]\ncommand = [\"run\"]\n"),
+    ]);
+    files.sources[0].content = Content::Masked;
+    let catalogue = load_all(&files, &facts(), None);
+    assert_eq!(catalogue.units.len(), 1);
+    assert!(catalogue.masked.contains(&id("a.agent")));
+    assert_eq!(catalogue.problems.len(), 1);
+    assert_eq!(catalogue.problems[0].severity, Severity::Warning);
+}
+
+#[test]
+fn a_thousand_units_are_read_in_the_blink_of_a_reload() {
+    let files: Vec<(usize, String, String)> = (0..1000)
+        .map(|n| {
+            let text = format!(
+                "[unit]\ndescription = \"unit {n}\"\nafter = [\"u{}.agent\"]\n[exec]\ncommand = [\"/srv/u{n}/run\"]\n[sandbox]\nwrite = [\"/data/u{n}\"]\n[bus]\npublish = [\"a.b.>\"]\n",
+                n.max(1) - 1 + usize::from(n == 0)
+            );
+            (0, format!("u{n}.agent.toml"), text)
+        })
+        .collect();
+    let borrowed: Vec<(usize, &str, &str)> = files.iter().map(|(d, n, t)| (*d, n.as_str(), t.as_str())).collect();
+    let set = set(&borrowed);
+    let start = std::time::Instant::now();
+    let catalogue = load_all(&set, &facts(), None);
+    let took = start.elapsed();
+    println!("1000 units in {took:?}");
+    // u0 and u1 wait for one another; all others wait in a chain.
+    assert_eq!((catalogue.units.len(), catalogue.refused.len()), (998, 2));
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+}
+
+/// `LOOM_UPDATE_SCHEMAS=1` writes them anew.
+#[test]
+fn the_committed_schemas_are_fresh() {
+    for kind in Kind::ALL {
+        let path = format!("{}/../../schemas/unit.{kind}.json", env!("CARGO_MANIFEST_DIR"));
+        let seen = serde_json::to_string_pretty(&schema(kind)).unwrap() + "\n";
+        if std::env::var_os("LOOM_UPDATE_SCHEMAS").is_some() {
+            std::fs::write(&path, &seen).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(seen == committed, "{path} is stale: run the tests with LOOM_UPDATE_SCHEMAS=1");
+    }
+}
+
+/// Problems lie in their file, and reading comes to an end.
+fn sound(name: &str, bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let mut files = set(&[(0, name, "")]);
+    files.sources[0].content = Content::Bytes(bytes);
+    let catalogue = load_all(&files, &facts(), None);
+    let lines: Vec<&str> = text.split('\n').collect();
+    for problem in &catalogue.problems {
+        if problem.line == 0 {
+            continue;
+        }
+        prop_assert!(problem.line <= lines.len(), "{:?}", problem);
+        let width = lines[problem.line - 1].chars().count();
+        prop_assert!((1..=width + 1).contains(&problem.column), "{:?}", problem);
+        prop_assert!(problem.length >= 1 && problem.column + problem.length <= width + 2, "{:?}", problem);
+        prop_assert!(!problem.message.is_empty() && !problem.help.is_empty(), "{:?}", problem);
+    }
+    let unit = UnitId::to_string(&id(name.trim_end_matches(".toml")));
+    let right = catalogue.units.len() + catalogue.refused.len() + catalogue.templates.len();
+    prop_assert!(right >= 1, "{unit} is neither loaded nor refused");
+    Ok(())
+}
+
+/// Words of the language in any order.
+fn jumble() -> impl Strategy<Value = String> {
+    let words = vec![
+        "[",
+        "]",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        "=",
+        ".",
+        ",",
+        "\n",
+        "\r\n",
+        " ",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "#",
+        "%",
+        "%i",
+        "\\",
+        "unit",
+        "exec",
+        "command",
+        "restart",
+        "delay",
+        "sandbox",
+        "write",
+        "llm",
+        "local",
+        "extend",
+        "bus",
+        "tools",
+        "allow",
+        "1",
+        "1.5",
+        "1e400",
+        "-",
+        "true",
+        "30s",
+        "/",
+        "..",
+        "ä",
+        "\u{feff}",
+        "\0",
+        "1979-05-27",
+        "0x",
+        "_",
+        "after",
+        "x.agent",
+        "\n[exec]\ncommand = [\"a\"]\n",
+        "\n[llm.local]\n",
+        "\n[extend.sandbox]\nread = [\"",
+        "inf",
+        "nan",
+    ];
+    proptest::collection::vec(proptest::sample::select(words), 0..40).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn any_bytes_are_a_unit_file_or_a_problem(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        sound("a.agent.toml", bytes)?;
+    }
+
+    #[test]
+    fn any_jumble_of_words_is_a_unit_file_or_a_problem(text in jumble()) {
+        sound("a.agent.toml", text.clone().into_bytes())?;
+        sound("a@.service.toml", text.into_bytes())?;
+    }
+
+    #[test]
+    fn any_value_of_any_key_is_right_or_a_problem(
+        at in 0usize..60,
+        value in prop_oneof!["\"[ -~äß]{0,30}\"", "-?[0-9]{1,22}", "[0-9]{1,3}\\.[0-9]{1,3}", "\\[\"[a-z%/.:*>]{0,12}\"\\]", "true"],
+    ) {
+        let schema = serde_json::to_value(schema(Kind::Agent)).unwrap();
+        let keys: Vec<(String, String)> = schema["properties"].as_object().unwrap().iter()
+            .filter(|(name, _)| *name != "extend")
+            .flat_map(|(section, body)| body["properties"].as_object().unwrap().keys().map(|key| (section.clone(), key.clone())).collect::<Vec<_>>())
+            .collect();
+        let (section, key) = &keys[at % keys.len()];
+        sound("a.agent.toml", format!("[{section}]\n{key} = {value}\n").into_bytes())?;
+    }
+}
