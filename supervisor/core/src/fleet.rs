@@ -3,12 +3,59 @@
 //! Job: jobs, dependencies, order; above [`crate::lifecycle`], which knows one unit.
 //! May touch: `ids`, `unit`, `lifecycle`. May not: clocks, files, processes, tokio.
 //! Keeps: every job ends in exactly one [`Effect::JobDone`]; [`Effect::Persist`] stands before what depends on it.
+//!
+//! # Jobs
+//! A unit has at most one job. A new request meets the one that is there:
+//!
+//! | there is | start | stop | restart |
+//! |---|---|---|---|
+//! | none | starts; done at once if it is up | stops; done at once if it is down | down, then up; of a unit that is down: a start |
+//! | start | joins | replaces it | joins while nothing was spawned, else down, then up |
+//! | stop | is kept: down, then up | joins | is kept: down, then up |
+//! | restart | joins | replaces its second half | joins |
+//!
+//! - A start is done when its unit is up, and failed when the run that it caused ends before that, even if the policy starts
+//!   another: a person gets an answer, the unit its next try. A start of a waiting restart starts at once.
+//! - A stop is done when nothing of the unit is left, also if it had to be killed.
+//! - A start forgets the failures counted so far.
+//!
+//! # Dependencies
+//! - `requires` implies `after`. A start pulls in what its unit requires and wants and what those require and want, as far as
+//!   they are down. What rests before a restart is left to its back-off.
+//! - A start waits for what it is ordered after, if that is starting; for what it requires until it is up, through any
+//!   number of automatic restarts. What it only wants or is ordered after may fail: then the start goes on.
+//! - When a required unit failed for good, the waiting start fails with the result `dependency`; units that run are stopped
+//!   with that result. An automatic restart, and an end that is no failure, leave dependents alone.
+//! - A stop stops what requires the unit first (`inactive`, result `dependency`); a restart restarts it. Stops go in the
+//!   reverse order of starts.
+//! - A waiting restart that is due waits for a required unit that is on its way.
+//! - A target is ordered after its members, unless a member orders itself after the target, and is up when they are, or
+//!   have failed if only wanted. A stop of a target stops the units it pulled in, directly or not, that no other unit which
+//!   is up or starting requires or wants. What a person started, and what other targets want, stays.
+//! - Units on a cycle of `requires`, `after` and `before` refuse to start, and say the cycle.
+//!
+//! # Death of loomd
+//! Each unit's wish to be up is stored. A new loomd starts wanted units that do not run; in the same boot each alone, since
+//! what it pulled in has a wish of its own, after a new boot with what it requires and wants. A stop, a final failure and an
+//! end without restart withdraw the wish; [`Event::Shutdown`] does not, so what ran comes back with the next loomd.
+
+mod graph;
+mod jobs;
+mod shown;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(crate) use shown::without_file;
 
 use crate::ids::{Millis, RunId, UnitId};
-use crate::lifecycle::{ActiveState, Exit, Identity, LaunchFailure, Notify, Now, Record, RunResult};
+use crate::lifecycle::{
+    self, ActiveState, Exit, Identity, LaunchFailure, Life, Notify, Now, Record, RunResult, State, Why,
+};
 use crate::machine::Enforcement;
 use crate::unit::{RunFacts, Unit};
-use std::collections::BTreeMap;
+use graph::Graph;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Numbers a request for work; unique within one life of loomd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,8 +87,7 @@ pub enum JobOutcome {
 pub enum Event {
     /// A person, or loomd itself, asks.
     Job { job: JobId, unit: UnitId, verb: Verb, by: String },
-    /// The caller no longer waits; the job goes on.
-    /// Units as read anew: changed, added and removed ones. Running processes are not touched.
+    /// All units as read anew, loaded instances included; what is not among them was removed. Running processes are not touched.
     Reloaded { units: BTreeMap<UnitId, Unit> },
     /// An instance of a template was read on demand.
     Loaded { unit: Box<Unit> },
@@ -65,6 +111,7 @@ pub enum Event {
 
 /// Work for the shell, in order. What comes of it returns as an [`Event`].
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and records are most of them")]
 pub enum Effect {
     /// Store, synced, before anything that follows.
     Persist { unit: UnitId, record: Record },
@@ -90,7 +137,7 @@ pub enum Effect {
     },
 }
 
-/// What a new loomd found of a stored run.
+/// What a new loomd found of a stored run. What a gone process left of its tree is ended by an [`Effect::EndTree`] that follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// Identity matches: adopt.
@@ -131,7 +178,67 @@ pub struct Status {
 
 /// All units and jobs.
 #[derive(Debug)]
-pub struct Fleet {}
+pub struct Fleet {
+    boot_id: String,
+    units: BTreeMap<UnitId, Entry>,
+    graph: Graph,
+    /// `Shutdown` came: nothing starts any more.
+    stopping: bool,
+    now: Now,
+    /// Units that were touched since their record was last compared.
+    touched: BTreeSet<UnitId>,
+    out: Vec<Effect>,
+}
+
+/// A unit, its life and what is wished of it.
+#[derive(Debug)]
+struct Entry {
+    /// As its live run, or its next one, uses it.
+    unit: Unit,
+    /// As its file says now, where that differs from what the live run was given.
+    next: Option<Box<Unit>>,
+    /// Its file is gone.
+    not_found: bool,
+    life: Life,
+    job: Option<Job>,
+    /// What its start, or its due restart, waits for.
+    waits_for: Option<UnitId>,
+    wanted: bool,
+    pulled_in_by: Option<UnitId>,
+    /// Wall clock, of the last change of `active_state`.
+    since: u64,
+    shown: (ActiveState, &'static str),
+    stored: Record,
+}
+
+/// What is to be done with a unit.
+#[derive(Debug)]
+enum Job {
+    Start(Start),
+    Stop(Stop),
+    /// Down, then up.
+    Restart(Stop, Start),
+}
+
+/// To be up.
+#[derive(Debug)]
+struct Start {
+    waiters: Vec<JobId>,
+    by: String,
+    /// A run is on its way that answers for this job.
+    begun: bool,
+    /// Required units that were up since it was asked for: a oneshot does not stay up.
+    met: BTreeSet<UnitId>,
+}
+
+/// To be down.
+#[derive(Debug)]
+struct Stop {
+    waiters: Vec<JobId>,
+    why: Why,
+    /// The unit was told.
+    told: bool,
+}
 
 impl Fleet {
     /// Builds the fleet from units read, records stored and what was found of their processes.
@@ -139,41 +246,270 @@ impl Fleet {
     /// A record with `Phase::Intended` has no process by construction; one of another boot is passed as `Gone(Unknown)`.
     /// Adopted runs keep pid, run, timers and deadlines. Effects repeat what the policy asks for.
     pub fn new(
-        _units: BTreeMap<UnitId, Unit>,
-        _stored: BTreeMap<UnitId, (Record, Found)>,
-        _boot_id: &str,
-        _now: Now,
+        units: BTreeMap<UnitId, Unit>,
+        stored: BTreeMap<UnitId, (Record, Found)>,
+        boot_id: &str,
+        now: Now,
     ) -> (Self, Vec<Effect>) {
-        unimplemented!()
+        let mut fleet = Self {
+            boot_id: boot_id.to_owned(),
+            graph: Graph::new(units.values()),
+            units: BTreeMap::new(),
+            stopping: false,
+            now,
+            touched: BTreeSet::new(),
+            out: vec![],
+        };
+        for (_, unit) in units {
+            fleet.insert(unit, false);
+        }
+        let mut failed = vec![];
+        let mut carry_on = vec![];
+        for (id, (record, found)) in stored {
+            if !fleet.units.contains_key(&id) {
+                fleet.insert(shown::without_file(id.clone()), true);
+            }
+            let (effects, repeat) = fleet.adopt(&id, record, &found);
+            let entry = fleet.entry(&id);
+            if entry.wanted && entry.life.state == (State::Down { failed: true }) && repeat == lifecycle::Repeat::No {
+                failed.push(id.clone());
+            }
+            carry_on.push((id, effects, repeat));
+        }
+        for (id, _, repeat) in &carry_on {
+            fleet.repeat(id, *repeat);
+        }
+        for (id, effects, _) in carry_on {
+            fleet.carry_out(&id, effects);
+        }
+        for id in failed {
+            fleet.stop_dependents(&id);
+        }
+        fleet.advance();
+        fleet.persist_touched();
+        let effects = std::mem::take(&mut fleet.out);
+        (fleet, effects)
+    }
+
+    fn insert(&mut self, unit: Unit, not_found: bool) {
+        let life = Life::new();
+        let entry = Entry {
+            shown: life.state.words(),
+            unit,
+            next: None,
+            not_found,
+            life,
+            job: None,
+            waits_for: None,
+            wanted: false,
+            pulled_in_by: None,
+            since: self.now.wall,
+            stored: Record::never_ran(),
+        };
+        self.units.insert(entry.unit.id.clone(), entry);
+    }
+
+    /// Takes over what a record says of a unit.
+    fn adopt(&mut self, id: &UnitId, record: Record, found: &Found) -> (Vec<lifecycle::Effect>, lifecycle::Repeat) {
+        let adopted = lifecycle::adopt(&self.entry(id).unit, &record, found, &self.boot_id, self.now);
+        let wall = self.now.wall;
+        let entry = self.entry_mut(id);
+        entry.life = adopted.life;
+        entry.wanted = record.wanted;
+        entry.pulled_in_by = record.pulled_in_by.clone();
+        entry.shown = entry.life.state.words();
+        let is_as_before = record.phase == lifecycle::Phase::Ended || (record.ready && entry.life.state.is_up());
+        entry.since = if is_as_before { record.since } else { wall };
+        entry.stored = record;
+        (adopted.effects, adopted.repeat)
+    }
+
+    /// Repeats a start or a stop whose job died with the loomd before.
+    fn repeat(&mut self, id: &UnitId, repeat: lifecycle::Repeat) {
+        let entry = self.entry_mut(id);
+        if entry.not_found && entry.life.state.is_at_rest() {
+            entry.life.state = State::Down { failed: false };
+            entry.wanted = false;
+            return;
+        }
+        let starts = match repeat {
+            lifecycle::Repeat::No => false,
+            lifecycle::Repeat::Alone | lifecycle::Repeat::WithDependencies => true,
+        };
+        if !starts {
+            if entry.life.state.is_live() && !entry.wanted {
+                self.ask_stop(id, None, Why::Asked);
+            } else if matches!(entry.life.state, State::Down { .. }) {
+                entry.wanted = false;
+            }
+        } else if let Some(cycle) = self.graph.cycle(id) {
+            self.apply(id, lifecycle::Event::Refuse { text: format!("it is on a dependency cycle: {cycle}") });
+            self.entry_mut(id).wanted = false;
+        } else {
+            self.ask_start(id, None, "loomd".to_owned());
+            match repeat {
+                lifecycle::Repeat::WithDependencies => self.pull_in(id),
+                lifecycle::Repeat::No | lifecycle::Repeat::Alone => self.meet_accomplished(id),
+            }
+        }
     }
 
     /// Takes one event.
-    pub fn handle(&mut self, _now: Now, _event: Event) -> Vec<Effect> {
-        unimplemented!()
+    pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        self.now = now;
+        match event {
+            Event::Job { job, unit, verb, by } => self.request(job, &unit, verb, by),
+            Event::Reloaded { units } => self.reloaded(units),
+            Event::Loaded { unit } => {
+                self.read_anew(*unit);
+                self.redraw();
+            }
+            Event::Spawned { unit, run, identity, enforcement } => {
+                self.apply(&unit, lifecycle::Event::Spawned { run, identity, enforcement });
+            }
+            Event::Executed { unit, run } => self.apply(&unit, lifecycle::Event::Executed { run }),
+            Event::LaunchFailed { unit, run, failure } => {
+                self.apply(&unit, lifecycle::Event::LaunchFailed { run, failure });
+            }
+            Event::Exited { unit, run, exit } => self.apply(&unit, lifecycle::Event::Exited { run, exit }),
+            Event::TreeEmpty { unit, run } => self.apply(&unit, lifecycle::Event::TreeEmpty { run }),
+            Event::Notified { unit, run, notify } => self.apply(&unit, lifecycle::Event::Notified { run, notify }),
+            Event::Tick => {
+                let due = |entry: &&Entry| entry.life.deadline(&entry.unit).is_some_and(|at| at <= now.mono);
+                let late: Vec<_> = self.units.values().filter(due).map(|entry| entry.unit.id.clone()).collect();
+                for id in late {
+                    self.apply(&id, lifecycle::Event::Tick);
+                }
+            }
+            Event::Shutdown => self.shutdown(),
+        }
+        self.advance();
+        self.persist_touched();
+        std::mem::take(&mut self.out)
     }
 
     /// The earliest deadline of any unit; the shell sleeps until then and sends `Tick`.
     pub fn next_wake(&self) -> Option<Millis> {
-        unimplemented!()
+        let restart = |entry: &Entry| match entry.life.state {
+            State::Resting { at, .. } if entry.waits_for.is_none() && entry.job.is_none() => Some(at),
+            State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. } => None,
+        };
+        self.units.values().filter_map(|entry| entry.life.deadline(&entry.unit).or_else(|| restart(entry))).min()
     }
 
     /// Nothing runs and no job is open.
     pub fn is_quiet(&self) -> bool {
-        unimplemented!()
+        self.units.values().all(|entry| entry.job.is_none() && matches!(entry.life.state, State::Down { .. }))
     }
 
     /// One unit.
-    pub fn status(&self, _unit: &UnitId) -> Option<Status> {
-        unimplemented!()
+    pub fn status(&self, unit: &UnitId) -> Option<Status> {
+        self.units.get(unit).filter(|entry| entry.is_listed()).map(Entry::status)
     }
 
     /// All units, by name.
     pub fn statuses(&self) -> Vec<Status> {
-        unimplemented!()
+        self.units.values().filter(|entry| entry.is_listed()).map(Entry::status).collect()
     }
 
     /// The checked unit that a live run, or the next start, uses.
-    pub fn unit(&self, _unit: &UnitId) -> Option<&Unit> {
-        unimplemented!()
+    pub fn unit(&self, unit: &UnitId) -> Option<&Unit> {
+        self.units.get(unit).filter(|entry| entry.is_listed()).map(|entry| &entry.unit)
+    }
+
+    /// Gives an event to one unit and carries out what follows.
+    fn apply(&mut self, id: &UnitId, event: lifecycle::Event) {
+        let now = self.now;
+        let Some(entry) = self.units.get_mut(id) else { return };
+        self.touched.insert(id.clone());
+        let because = event.because();
+        let was_live = entry.life.state.is_live();
+        let life = std::mem::take(&mut entry.life);
+        let (life, effects) = lifecycle::step(&entry.unit, life, now, event);
+        entry.life = life;
+        let over = was_live && entry.life.state.is_at_rest();
+        if over && let Some(next) = entry.next.take() {
+            entry.unit = *next;
+        }
+        self.show(id, &because);
+        self.carry_out(id, effects);
+        if over {
+            self.run_over(id);
+        }
+    }
+
+    fn carry_out(&mut self, id: &UnitId, effects: Vec<lifecycle::Effect>) {
+        for effect in effects {
+            let (unit, run) = (id.clone(), self.entry(id).life.run);
+            match effect {
+                lifecycle::Effect::Spawn(facts) => {
+                    self.persist(id);
+                    self.out.push(Effect::Spawn { unit, run, facts });
+                }
+                lifecycle::Effect::OpenGate => {
+                    self.persist(id);
+                    self.out.push(Effect::OpenGate { unit, run });
+                }
+                lifecycle::Effect::Signal(signal) => {
+                    self.persist(id);
+                    self.out.push(Effect::Signal { unit, run, signal });
+                }
+                // Depends on no record: whatever loomd comes next ends that tree too.
+                lifecycle::Effect::EndTree => self.out.push(Effect::EndTree { unit, run }),
+                lifecycle::Effect::Up => self.came_up(id),
+            }
+        }
+    }
+
+    /// Stores a unit's record if it says something new.
+    fn persist(&mut self, id: &UnitId) {
+        let boot_id = &self.boot_id;
+        let entry = self.units.get_mut(id).expect("callers name units of this fleet, and entries are never removed");
+        // The end of a run is stored with what follows it, moments later: one synced write less between death and successor.
+        // Should loomd die in between, it finds the run gone.
+        if let State::Clearing { end, .. } = &entry.life.state
+            && end.then == lifecycle::Then::Policy
+        {
+            return;
+        }
+        let record = Record {
+            wanted: entry.wanted,
+            since: entry.since,
+            pulled_in_by: entry.pulled_in_by.clone(),
+            ..lifecycle::record(&entry.life, boot_id)
+        };
+        // What nobody wants up need not be written for a boot's or a clock's sake alone.
+        let same = Record { boot_id: entry.stored.boot_id.clone(), since: entry.stored.since, ..record.clone() };
+        if record == entry.stored || (!entry.wanted && entry.life.state.is_at_rest() && same == entry.stored) {
+            return;
+        }
+        entry.stored = record.clone();
+        self.out.push(Effect::Persist { unit: id.clone(), record });
+    }
+
+    fn persist_touched(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            self.persist(&id);
+        }
+    }
+
+    fn entry(&self, id: &UnitId) -> &Entry {
+        self.units.get(id).expect("callers name units of this fleet, and entries are never removed")
+    }
+
+    /// Whoever changes an entry comes through here, so that its record is compared.
+    fn entry_mut(&mut self, id: &UnitId) -> &mut Entry {
+        self.touched.insert(id.clone());
+        self.units.get_mut(id).expect("callers name units of this fleet, and entries are never removed")
     }
 }

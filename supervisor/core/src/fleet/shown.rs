@@ -1,0 +1,288 @@
+//! shown: a unit as people see it.
+//!
+//! Job: states in words, changes of state, the texts of failed jobs. May touch: the fleet above it.
+//! Keeps: each change of state is said once, with its cause.
+
+use super::{Effect, Entry, Fleet, Job, JobOutcome, Status};
+use crate::ids::{Kind, Millis, UnitId};
+use crate::lifecycle::{ActiveState, State, exit_words, result_word, span};
+use crate::unit::{
+    Bus, Limits, PathGrant, Ready, ReadyKind, Restart, RestartPolicy, Sandbox, Stop, ToolRule, Tools, Unit,
+};
+
+impl Entry {
+    /// As its file says now.
+    pub(super) fn form(&self) -> &Unit {
+        self.next.as_deref().unwrap_or(&self.unit)
+    }
+
+    /// A unit without a file is listed as long as something of it is there.
+    pub(super) fn is_listed(&self) -> bool {
+        !self.not_found || self.job.is_some() || !matches!(self.life.state, State::Down { .. })
+    }
+
+    fn words(&self) -> (ActiveState, &'static str) {
+        let is_waiting = self.waits_for.is_some() && self.life.state.is_at_rest();
+        if is_waiting { (ActiveState::Activating, "waiting") } else { self.life.state.words() }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let (active_state, sub_state) = self.words();
+        let next_start = match self.life.state {
+            State::Resting { at, .. } => Some(at),
+            State::Down { .. }
+            | State::Reached
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. } => None,
+        };
+        Status {
+            unit: self.unit.id.clone(),
+            description: self.form().description.clone(),
+            active_state,
+            sub_state,
+            result: self.life.result,
+            exit: self.life.exit,
+            run: self.life.run,
+            main_pid: self.life.state.identity().map(|identity| identity.pid),
+            restarts: self.life.restarts,
+            since: self.since,
+            triggered_by: self.life.triggered_by.clone(),
+            next_start,
+            waits_for: self.waits_for.clone(),
+            status_text: self.life.status_text.clone(),
+            last_error: self.life.last_error.clone(),
+            enforcement: self.life.enforcement.clone(),
+            not_found: self.not_found,
+            needs_restart: self.next.is_some(),
+        }
+    }
+
+    /// Takes settings as read anew. A live process keeps what it was given; how it is stopped and restarted counts at once.
+    pub(super) fn read_anew(&mut self, unit: Unit) {
+        self.not_found = false;
+        if self.life.state.is_live() && given(&unit) != given(&self.unit) {
+            self.unit.restart = unit.restart.clone();
+            self.unit.stop = unit.stop.clone();
+            self.next = Some(Box::new(unit));
+        } else {
+            self.unit = unit;
+            self.next = None;
+        }
+    }
+}
+
+impl Fleet {
+    /// Says that a unit's state changed, if it did.
+    pub(super) fn show(&mut self, id: &UnitId, because: &str) {
+        let wall = self.now.wall;
+        let entry = self.entry_mut(id);
+        let (to, sub) = entry.words();
+        let (from, sub_before) = std::mem::replace(&mut entry.shown, (to, sub));
+        if (from, sub_before) == (to, sub) {
+            return;
+        }
+        if from != to {
+            entry.since = wall;
+        }
+        let (run, result) = (entry.life.run, entry.life.result);
+        let because = because.to_owned();
+        self.out.push(Effect::Changed { unit: id.clone(), run, from, to, sub, result, because });
+    }
+
+    pub(super) fn set_waits_for(&mut self, id: &UnitId, waits_for: Option<UnitId>) {
+        if self.entry(id).waits_for == waits_for {
+            return;
+        }
+        let because = match &waits_for {
+            Some(other) => format!("it waits for `{other}`"),
+            None => "it waits no more".to_owned(),
+        };
+        self.entry_mut(id).waits_for = waits_for;
+        // Where the wait ends, the step that follows at once says more.
+        if self.entry(id).waits_for.is_some() {
+            self.show(id, &because);
+        }
+    }
+
+    /// Why a unit cannot start: what it requires is not there.
+    pub(super) fn broken(&self, id: &UnitId, dependency: &UnitId) -> (String, JobOutcome) {
+        let known = self.units.get(dependency).filter(|entry| entry.is_listed());
+        let (what, cause, hint) = match (known, self.graph.cycle(dependency)) {
+            (None, _) => (
+                "which does not exist".to_owned(),
+                None,
+                format!("write `{dependency}.toml` into the unit path, then `loomctl daemon-reload`"),
+            ),
+            (Some(_), Some(cycle)) => (
+                "which is on a dependency cycle".to_owned(),
+                Some(cycle),
+                "take one of these units out of `requires`, `after` or `before`".to_owned(),
+            ),
+            (Some(entry), None) => (
+                match entry.life.state {
+                    State::Down { failed: true } => "which failed",
+                    State::Down { failed: false } => "which is not up",
+                    State::Reached
+                    | State::Resting { .. }
+                    | State::Spawning { .. }
+                    | State::Abandoned { .. }
+                    | State::Launching { .. }
+                    | State::Starting { .. }
+                    | State::Running { .. }
+                    | State::Stopping { .. }
+                    | State::Killing { .. }
+                    | State::Clearing { .. } => "which is being ended",
+                }
+                .to_owned(),
+                entry.life.last_error.as_ref().map(|error| format!("`{dependency}`: {error}")),
+                format!("see `loomctl logs {dependency}`; then `loomctl start {dependency}`"),
+            ),
+        };
+        let text = format!("it requires `{dependency}`, {what}");
+        let error = format!("unit `{id}` did not start: {text}");
+        (text, JobOutcome::Failed { error, cause, hint: Some(hint) })
+    }
+
+    /// Why a start failed: its run ended before it was up.
+    pub(super) fn not_started(&self, id: &UnitId) -> JobOutcome {
+        let life = &self.entry(id).life;
+        let cause = life.last_error.clone().or_else(|| life.exit.map(exit_words));
+        let next = match life.state {
+            State::Resting { at, .. } => {
+                let left = if at > self.now.mono { at - self.now.mono } else { Millis(0) };
+                format!("it is tried again in {}; see `loomctl logs {id}`", span(left))
+            }
+            State::Down { .. }
+            | State::Reached
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. } => format!("see `loomctl logs {id}`; then `loomctl start {id}`"),
+        };
+        let error =
+            format!("unit `{id}` did not start: run {} ended with the result `{}`", life.run, result_word(life.result));
+        JobOutcome::Failed { error, cause, hint: Some(next) }
+    }
+
+    /// Why a request is refused as such, if it is.
+    pub(super) fn refusal(&self, id: &UnitId) -> Option<JobOutcome> {
+        let failed = |error: String, cause: Option<String>, hint: &str| {
+            Some(JobOutcome::Failed { error, cause, hint: Some(hint.to_owned()) })
+        };
+        if self.stopping {
+            let hint = "start it again once a new loomd runs";
+            return failed(format!("unit `{id}` did not start: loomd is stopping"), None, hint);
+        }
+        if id.is_template() {
+            let hint = "name an instance, such as `name@1`";
+            return failed(format!("unit `{id}` did not start: it is a template"), None, hint);
+        }
+        if let Some(cycle) = self.graph.cycle(id) {
+            let hint = "take one of these units out of `requires`, `after` or `before`, then `loomctl daemon-reload`";
+            return failed(format!("unit `{id}` did not start: it is on a dependency cycle"), Some(cycle), hint);
+        }
+        None
+    }
+}
+
+impl Job {
+    /// Whether it is to bring its unit up.
+    pub(super) fn brings_up(&self) -> bool {
+        match self {
+            Job::Start(_) | Job::Restart(..) => true,
+            Job::Stop(_) => false,
+        }
+    }
+
+    /// Whether its unit is to go down first.
+    pub(super) fn brings_down(&self) -> bool {
+        match self {
+            Job::Stop(_) | Job::Restart(..) => true,
+            Job::Start(_) => false,
+        }
+    }
+}
+
+/// What a process was given at its start, without what only people and the order of starts see.
+fn given(unit: &Unit) -> Unit {
+    let grant = |grant: &PathGrant| PathGrant { origin: String::new(), ..grant.clone() };
+    let rule = |rule: &ToolRule| ToolRule { origin: String::new(), ..rule.clone() };
+    let plain = without_file(unit.id.clone());
+    Unit {
+        description: plain.description,
+        documentation: plain.documentation,
+        requires: plain.requires,
+        wants: plain.wants,
+        after: plain.after,
+        before: plain.before,
+        restart: plain.restart,
+        stop: plain.stop,
+        sandbox: Sandbox {
+            read: unit.sandbox.read.iter().map(grant).collect(),
+            execute: unit.sandbox.execute.iter().map(grant).collect(),
+            write: unit.sandbox.write.iter().map(grant).collect(),
+            ..unit.sandbox.clone()
+        },
+        tools: Tools {
+            allow: unit.tools.allow.iter().map(rule).collect(),
+            deny: unit.tools.deny.iter().map(rule).collect(),
+            ..unit.tools.clone()
+        },
+        ..unit.clone()
+    }
+}
+
+/// Stands for a unit whose file is gone: it can be stopped, and grants nothing.
+pub(crate) fn without_file(id: UnitId) -> Unit {
+    let profile = match id.kind() {
+        Kind::Agent => "python",
+        Kind::Service | Kind::Target => "native",
+    };
+    Unit {
+        id,
+        description: String::new(),
+        documentation: vec![],
+        requires: vec![],
+        wants: vec![],
+        after: vec![],
+        before: vec![],
+        exec: None,
+        ready: Ready { kind: ReadyKind::Exec, timeout: Millis(90_000) },
+        watchdog: None,
+        restart: Restart {
+            policy: RestartPolicy::No,
+            delay: Millis(100),
+            factor: 2.0,
+            max_delay: Millis(300_000),
+            jitter: 0.25,
+            reset_after: Millis(600_000),
+            success_exit_status: vec![],
+            prevent_exit_status: vec![],
+            force_exit_status: vec![],
+        },
+        stop: Stop { signal: 15, timeout: Millis(30_000) },
+        sandbox: Sandbox {
+            profile: profile.into(),
+            read: vec![],
+            execute: vec![],
+            write: vec![],
+            hosts: vec![],
+            listen: vec![],
+            allow_unenforced: vec![],
+        },
+        limits: Limits { open_files: 1024, file_size_bytes: 256 << 20, address_space_bytes: None },
+        bus: Bus::default(),
+        tools: Tools::default(),
+        llm: None,
+    }
+}

@@ -1,0 +1,165 @@
+//! words: what people and programs read about a run.
+//!
+//! Job: texts for exits, spans, stages and errno. May touch: the types above it. Keeps: an errno is shown by its name.
+
+use super::{Event, Exit, LaunchFailure, RunResult, Why};
+use crate::ids::Millis;
+
+impl Event {
+    /// What a log line gives as the cause.
+    pub fn because(&self) -> String {
+        match self {
+            Event::Start { by } => format!("start asked by {by}"),
+            Event::Again => "its waiting restart is due".to_owned(),
+            Event::Refuse { text } => text.clone(),
+            Event::Stop { why: Why::Dependency { text, .. } } => text.clone(),
+            Event::Stop { why: Why::Asked | Why::NotReady | Why::Silent | Why::Announced } => "stop asked".to_owned(),
+            Event::Spawned { .. } => "its launcher stands behind the gate".to_owned(),
+            Event::Executed { .. } => "its program was executed".to_owned(),
+            Event::LaunchFailed { failure, .. } => launch_words(failure),
+            Event::Exited { exit, .. } => exit_words(*exit),
+            Event::TreeEmpty { .. } => "nothing of the run is left".to_owned(),
+            Event::Notified { notify, .. } if notify.watchdog_trigger => "it said WATCHDOG=trigger".to_owned(),
+            Event::Notified { notify, .. } if notify.ready => "it said READY=1".to_owned(),
+            Event::Notified { notify, .. } if notify.stopping => "it said STOPPING=1".to_owned(),
+            Event::Notified { .. } => "it sent a notification".to_owned(),
+            Event::Tick => "a time limit was reached".to_owned(),
+        }
+    }
+}
+
+/// The word that JSON uses.
+pub fn result_word(result: RunResult) -> &'static str {
+    match result {
+        RunResult::Success => "success",
+        RunResult::ExitCode => "exit-code",
+        RunResult::Signal => "signal",
+        RunResult::CoreDump => "core-dump",
+        RunResult::Timeout => "timeout",
+        RunResult::Watchdog => "watchdog",
+        RunResult::Resources => "resources",
+        RunResult::Protocol => "protocol",
+        RunResult::Sandbox => "sandbox",
+        RunResult::Dependency => "dependency",
+        RunResult::Lost => "lost",
+    }
+}
+
+/// `code 1`, `signal 9`: what the next run is told.
+pub fn exit_fact(exit: Exit) -> Option<String> {
+    match exit {
+        Exit::Code(code) => Some(format!("code {code}")),
+        Exit::Signal { signal, .. } => Some(format!("signal {signal}")),
+        Exit::Unknown => None,
+    }
+}
+
+/// For a person.
+pub fn exit_words(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("it exited with status {code}"),
+        Exit::Signal { signal, core } => {
+            let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
+            format!("it was ended by {name}{}", if core { " and dumped core" } else { "" })
+        }
+        Exit::Unknown => "it is gone, and nobody saw how it ended".to_owned(),
+    }
+}
+
+/// Stage, errno and what it was about, and what to do.
+pub fn launch_words(failure: &LaunchFailure) -> String {
+    match failure {
+        LaunchFailure::Stage(report) => {
+            let on = if report.what.is_empty() { String::new() } else { format!(" on `{}`", report.what) };
+            let cause = match (report.errno, errno_name(report.errno)) {
+                (0, _) => String::new(),
+                (_, Some(name)) => format!(": {name}{}", errno_meaning(name)),
+                (errno, None) => format!(": errno {errno}"),
+            };
+            format!("stage `{}` failed{on}{cause}", report.stage.word())
+        }
+        LaunchFailure::Resources(text) | LaunchFailure::Refused(text) => text.clone(),
+    }
+}
+
+/// A span as unit files write it: `1min 30s`.
+pub fn span(time: Millis) -> String {
+    let parts =
+        [("h", time.0 / 3_600_000), ("min", time.0 / 60_000 % 60), ("s", time.0 / 1000 % 60), ("ms", time.0 % 1000)];
+    let shown: Vec<_> = parts.iter().filter(|(_, n)| *n > 0).map(|(unit, n)| format!("{n}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        10 => "SIGUSR1",
+        11 => "SIGSEGV",
+        12 => "SIGUSR2",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// Linux's names, those that the launcher's calls can return.
+pub fn errno_name(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        1 => "EPERM",
+        2 => "ENOENT",
+        3 => "ESRCH",
+        4 => "EINTR",
+        5 => "EIO",
+        7 => "E2BIG",
+        8 => "ENOEXEC",
+        9 => "EBADF",
+        11 => "EAGAIN",
+        12 => "ENOMEM",
+        13 => "EACCES",
+        14 => "EFAULT",
+        16 => "EBUSY",
+        17 => "EEXIST",
+        18 => "EXDEV",
+        19 => "ENODEV",
+        20 => "ENOTDIR",
+        21 => "EISDIR",
+        22 => "EINVAL",
+        23 => "ENFILE",
+        24 => "EMFILE",
+        26 => "ETXTBSY",
+        28 => "ENOSPC",
+        30 => "EROFS",
+        36 => "ENAMETOOLONG",
+        38 => "ENOSYS",
+        40 => "ELOOP",
+        95 => "EOPNOTSUPP",
+        _ => return None,
+    })
+}
+
+fn errno_meaning(name: &str) -> &'static str {
+    match name {
+        "ENOENT" => ", no such file or directory",
+        "EACCES" => ", permission denied",
+        "EPERM" => ", not permitted",
+        "ENOEXEC" => ", neither a program nor a script with a `#!` line",
+        "EAGAIN" => ", the machine has no room for it now",
+        "ENOMEM" => ", no memory",
+        "ELOOP" => ", a symbolic link lies on the way",
+        "ENOTDIR" => ", part of the path is no directory",
+        "ENOSYS" => ", this kernel does not have it",
+        _ => "",
+    }
+}
