@@ -212,7 +212,7 @@ pub fn host(text: &str) -> Result<HostGrant, Wrong> {
         let Some((address, tail)) = rest.split_once(']') else {
             return no_host("`]` is missing", FORM.to_owned());
         };
-        if address.parse::<std::net::Ipv6Addr>().is_err() {
+        if address.parse::<core::net::Ipv6Addr>().is_err() {
             return no_host("not an address", FORM.to_owned());
         }
         match tail.strip_prefix(':') {
@@ -220,7 +220,7 @@ pub fn host(text: &str) -> Result<HostGrant, Wrong> {
             None if tail.is_empty() => (address, None),
             None => return no_host("what follows `]`?", FORM.to_owned()),
         }
-    } else if text.parse::<std::net::Ipv6Addr>().is_ok() {
+    } else if text.parse::<core::net::Ipv6Addr>().is_ok() {
         return no_host("an address without brackets", format!("write \"[{text}]\""));
     } else {
         match text.split_once(':') {
@@ -243,7 +243,7 @@ pub fn host(text: &str) -> Result<HostGrant, Wrong> {
             "name the hosts that are needed; `*.example.org` is everything below a name".into(),
         );
     }
-    if name.parse::<std::net::IpAddr>().is_ok() {
+    if name.parse::<core::net::IpAddr>().is_ok() {
         return Ok(HostGrant { host: name.to_owned(), port });
     }
     let labels = name.strip_prefix("*.").unwrap_or(name);
