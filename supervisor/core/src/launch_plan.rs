@@ -122,6 +122,8 @@ pub enum Access {
     Write,
     /// Read and write an existing file, such as `/dev/null`; make nothing.
     Device,
+    /// Connect to unix sockets by path; governed from Landlock ABI 9 on, nothing before.
+    Connect,
 }
 
 /// The system call filter: default ENOSYS, names allowed, argument filters by name as chapter 20 lists them.
