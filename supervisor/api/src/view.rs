@@ -7,7 +7,8 @@ use loom_core::lifecycle::{ActiveState, Exit, RunResult};
 use loom_core::machine::{Enforcement, Machine};
 use loom_core::unit::problem::Problem;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 
 /// The version of every top answer.
 pub const VERSION: u32 = 1;
@@ -109,12 +110,49 @@ pub struct SupervisorView {
     pub unit_path: Vec<String>,
 }
 
-/// Body of start, stop, restart.
+/// Asks for nothing in particular.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Nothing {}
+
+/// Asks about one unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitAsked {
+    /// With or without its kind: `chat` is `chat.agent`.
+    pub unit: String,
+}
+
+/// Start, stop, restart.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobRequest {
+    /// With or without its kind.
+    pub unit: String,
     /// Answer once accepted instead of once done.
     #[serde(default)]
     pub no_block: bool,
+}
+
+/// Answer of ping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pong {
+    /// [`VERSION`]
+    pub version: u32,
+    /// loomd's own version.
+    pub loomd: String,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// The settings in force, for `loomctl show`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitSettings {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Full name.
+    pub unit: UnitId,
+    /// The checked unit, defaults filled in, by section and key.
+    pub settings: serde_json::Value,
+    /// `section.key` → `file:line`. A key that is missing here has its default.
+    pub origins: BTreeMap<String, String>,
 }
 
 /// A unit's files, for `loomctl cat`.
@@ -135,7 +173,7 @@ pub struct UnitFileText {
     pub hidden: bool,
 }
 
-/// What `daemon-reload` did.
+/// What `daemon-reload` did. With errors it is a [`Refusal`] `bad-file` instead, and nothing was changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadReport {
     pub version: u32,
@@ -163,6 +201,73 @@ pub struct StateEntry {
 pub struct StateKeys {
     pub version: u32,
     pub keys: Vec<String>,
+}
+
+/// Asks for one entry of an agent's state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StateAsked {
+    /// With or without its kind.
+    pub unit: String,
+    /// 1 to 256 bytes of printable ASCII without space.
+    pub key: String,
+}
+
+/// Writes one entry of an agent's state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatePut {
+    /// With or without its kind.
+    pub unit: String,
+    /// 1 to 256 bytes of printable ASCII without space.
+    pub key: String,
+    /// JSON, at most 1 MiB.
+    pub value: serde_json::Value,
+    /// Write only if the entry has this version; 0: only if it does not exist.
+    #[serde(default)]
+    pub if_version: Option<u64>,
+}
+
+/// Says something on the bus on behalf of the person.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BusPublish {
+    /// Such as `news.headline`.
+    pub topic: String,
+    /// JSON.
+    pub data: serde_json::Value,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Published {
+    /// [`VERSION`]
+    pub version: u32,
+    /// The topic.
+    pub topic: String,
+}
+
+/// Asks for audited calls, newest last.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditAsked {
+    /// Only of this unit, with or without its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// At most this many. Default 100.
+    #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// A query string knows only text.
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(usize),
+        Text(String),
+    }
+    match Option::<Either>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Either::Number(number)) => Ok(Some(number)),
+        Some(Either::Text(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
 }
 
 /// A request to a topic on behalf of the person.
@@ -215,14 +320,15 @@ pub struct AuditView {
     pub records: Vec<AuditRecord>,
 }
 
-/// Any refusal. The HTTP status says which kind: 400 usage, 404 no such unit, 409 refused or failed, 422 bad file, 503 stopping.
+/// Any refusal. The HTTP status says which kind: 400 usage, 403 not for you, 404 no such unit or key, 409 refused or failed,
+/// 413 too big, 422 bad file, 503 stopping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{error}")]
 pub struct Refusal {
     /// [`VERSION`]
     pub version: u32,
-    /// `usage`, `no-such-unit`, `failed`, `bad-file`, `stopping`, `too-big`.
-    pub code: String,
+    /// Its kind, for programs.
+    pub code: RefusalCode,
     /// What failed on what.
     pub error: String,
     /// Why.
@@ -232,4 +338,79 @@ pub struct Refusal {
     /// For bad files.
     #[serde(default)]
     pub problems: Vec<Problem>,
+}
+
+/// What kind of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// The question makes no sense.
+    Usage,
+    /// This caller may not ask.
+    Forbidden,
+    /// No unit has that name.
+    NoSuchUnit,
+    /// The agent's state has no such key.
+    NoSuchKey,
+    /// The entry has another version.
+    Conflict,
+    /// More than the limit.
+    TooBig,
+    /// A unit file has errors.
+    BadFile,
+    /// loomd is on its way down, or has too many callers.
+    Stopping,
+    /// Said by the client only: nobody answers at the socket.
+    NoSupervisor,
+    /// Said by the client only: the connection ended before the answer.
+    CutShort,
+    /// It was tried and did not work, or cannot work now; also whatever a newer loomd calls otherwise.
+    #[serde(other)]
+    Failed,
+}
+
+impl Refusal {
+    pub const USAGE: RefusalCode = RefusalCode::Usage;
+    pub const FORBIDDEN: RefusalCode = RefusalCode::Forbidden;
+    pub const NO_SUCH_UNIT: RefusalCode = RefusalCode::NoSuchUnit;
+    pub const NO_SUCH_KEY: RefusalCode = RefusalCode::NoSuchKey;
+    pub const FAILED: RefusalCode = RefusalCode::Failed;
+    pub const CONFLICT: RefusalCode = RefusalCode::Conflict;
+    pub const TOO_BIG: RefusalCode = RefusalCode::TooBig;
+    pub const BAD_FILE: RefusalCode = RefusalCode::BadFile;
+    pub const STOPPING: RefusalCode = RefusalCode::Stopping;
+    pub const NO_SUPERVISOR: RefusalCode = RefusalCode::NoSupervisor;
+    pub const CUT_SHORT: RefusalCode = RefusalCode::CutShort;
+
+    /// A refusal of this kind, and what failed on what.
+    pub fn new(code: RefusalCode, error: impl Into<String>) -> Self {
+        Self { version: VERSION, code, error: error.into(), cause: None, hint: None, problems: vec![] }
+    }
+
+    /// Adds the reason.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// Adds the next step.
+    #[must_use]
+    pub fn try_this(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The HTTP status that goes with the code.
+    pub fn status(&self) -> u16 {
+        match self.code {
+            RefusalCode::Usage => 400,
+            RefusalCode::Forbidden => 403,
+            RefusalCode::NoSuchUnit | RefusalCode::NoSuchKey => 404,
+            RefusalCode::TooBig => 413,
+            RefusalCode::BadFile => 422,
+            RefusalCode::Stopping => 503,
+            RefusalCode::Conflict | RefusalCode::Failed | RefusalCode::NoSupervisor | RefusalCode::CutShort => 409,
+        }
+    }
 }

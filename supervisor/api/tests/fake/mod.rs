@@ -1,0 +1,439 @@
+//! fake: a supervisor with fixed answers, for tests of whoever asks one.
+//!
+//! Job: implement `Control` over a few units and serve it on a real unix socket. Shared by the tests of loom-api and loomctl.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use loom_api::control::{Answering, Control, Lines, answer, resolve_unit};
+use loom_api::view::*;
+use loom_core::ids::{RunId, UnitId};
+use loom_core::lifecycle::{ActiveState, Exit, RunResult};
+use loom_core::machine::{Enforced, Enforcement, Machine, Promise};
+use loom_core::unit::problem::{Problem, Severity};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// The supervisor that is not there.
+pub struct Fake {
+    units: Vec<UnitView>,
+    state: Mutex<BTreeMap<String, (Value, u64)>>,
+    /// Set when the caller of a request hung up.
+    pub cancelled: Arc<AtomicBool>,
+    /// Makes the next reload find a bad file.
+    pub bad_file: AtomicBool,
+    /// The last request on the bus.
+    pub asked: Mutex<Option<BusRequest>>,
+    pub published: Mutex<Option<BusPublish>>,
+    pub audit_asked: Mutex<Option<AuditAsked>>,
+    /// Answers of `bus_request`: one script per request; the last is kept.
+    pub scripts: Mutex<Vec<Vec<BusAnswer>>>,
+}
+
+/// A fake that listens; ends when dropped.
+pub struct Served {
+    pub fake: Arc<Fake>,
+    pub dir: tempfile::TempDir,
+    pub socket: PathBuf,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Served {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let mut served = Self { fake: Arc::new(Fake::new()), dir, socket, stop: None, thread: None };
+        served.listen();
+        served
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Goes away, with the connections that are open.
+    pub fn leave(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    /// Is there, at the same place.
+    pub fn listen(&mut self) {
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (up, is_up) = std::sync::mpsc::channel();
+        let (api, path) = (self.fake.clone(), self.socket.clone());
+        self.thread = Some(std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::UnixListener::bind(&path).unwrap();
+                up.send(()).unwrap();
+                tokio::select! { () = accept(listener, api) => {}, _ = stopped => {} }
+            });
+        }));
+        self.stop = Some(stop);
+        is_up.recv().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+async fn accept(listener: tokio::net::UnixListener, api: Arc<dyn Control>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let api = api.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request| {
+                let api = api.clone();
+                async move { Ok::<_, std::convert::Infallible>(answer(&*api, request).await) }
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+pub fn now() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+fn unit(name: &str, active: ActiveState, sub: &str, age: Duration) -> UnitView {
+    let unit: UnitId = name.parse().unwrap();
+    UnitView {
+        version: VERSION,
+        kind: unit.kind(),
+        unit,
+        description: format!("What {name} is for"),
+        active_state: active,
+        sub_state: sub.to_owned(),
+        result: RunResult::Success,
+        exit: None,
+        run: RunId(0),
+        main_pid: None,
+        restarts: 0,
+        since: now() - u64::try_from(age.as_millis()).unwrap(),
+        triggered_by: "person".to_owned(),
+        next_start_in_ms: None,
+        waits_for: None,
+        status_text: None,
+        last_error: None,
+        not_found: false,
+        needs_restart: false,
+        enforcement: vec![],
+        processes: vec![],
+        connected: None,
+        files: vec![],
+    }
+}
+
+impl Fake {
+    fn new() -> Self {
+        let chat = UnitView {
+            description: "Talks, remembers, and reads its workspace".to_owned(),
+            run: RunId(3),
+            main_pid: Some(4242),
+            restarts: 2,
+            result: RunResult::Signal,
+            exit: Some(Exit::Signal { signal: 9, core: false }),
+            triggered_by: "restart".to_owned(),
+            status_text: Some("idle".to_owned()),
+            connected: Some(true),
+            needs_restart: true,
+            enforcement: vec![
+                Enforcement { promise: Promise::Files, value: Enforced::Fully },
+                Enforcement {
+                    promise: Promise::Hosts,
+                    value: Enforced::Partly("any host on port 8080; names are not checked".to_owned()),
+                },
+                Enforcement { promise: Promise::Kernel, value: Enforced::Not("seccomp is missing".to_owned()) },
+            ],
+            processes: vec![
+                ProcessView { pid: 4242, command: "python3 -m chat_agent".to_owned() },
+                ProcessView { pid: 4250, command: "git status".to_owned() },
+            ],
+            files: vec!["/etc/loom/units/chat.agent.toml".into(), "/etc/loom/units/chat.agent.d/model.toml".into()],
+            ..unit("chat.agent", ActiveState::Active, "running", Duration::from_secs(185))
+        };
+        let news = UnitView {
+            run: RunId(7),
+            restarts: 6,
+            result: RunResult::ExitCode,
+            exit: Some(Exit::Code(1)),
+            next_start_in_ms: Some(12_400),
+            last_error: None,
+            ..unit("news.agent", ActiveState::Activating, "auto-restart", Duration::from_secs(150))
+        };
+        let model = UnitView {
+            run: RunId(1),
+            result: RunResult::Sandbox,
+            last_error: Some("stage `landlock`: the kernel has ABI 0 (errno 38, ENOSYS)".to_owned()),
+            ..unit("local-llm.service", ActiveState::Failed, "failed", Duration::from_secs(7_300))
+        };
+        let all = unit("all.target", ActiveState::Inactive, "dead", Duration::from_secs(3 * 86_400));
+        let waiting = UnitView {
+            run: RunId(0),
+            waits_for: Some("local-llm.service".parse().unwrap()),
+            ..unit("reader@7.agent", ActiveState::Activating, "waiting", Duration::from_secs(200))
+        };
+        let mut units = vec![all, chat, model, news, waiting];
+        units.sort_by_key(|view| view.unit.to_string());
+        let state =
+            BTreeMap::from([("count".to_owned(), (json!(2), 2)), ("last/seen".to_owned(), (json!({"by": "ann"}), 1))]);
+        let script = vec![
+            BusAnswer::Progress { data: json!({"kind": "tool", "tool": "fs:list", "arguments": {"path": "."}}) },
+            BusAnswer::Progress {
+                data: json!({"kind": "tool-result", "tool": "fs:list", "ok": true, "text": "2 entries"}),
+            },
+            BusAnswer::Progress { data: json!({"kind": "token", "text": "There are "}) },
+            BusAnswer::Progress { data: json!({"kind": "token", "text": "two files."}) },
+            BusAnswer::Reply {
+                source: "/units/chat.agent".to_owned(),
+                data: json!({"text": "There are two files.", "stop_reason": "final", "model": "smollm2",
+                    "usage": {"prompt_tokens": 40, "completion_tokens": 6}, "first_token_ms": 120, "total_ms": 480}),
+            },
+        ];
+        Self {
+            units,
+            state: Mutex::new(state),
+            cancelled: Arc::default(),
+            bad_file: AtomicBool::new(false),
+            asked: Mutex::new(None),
+            published: Mutex::new(None),
+            audit_asked: Mutex::new(None),
+            scripts: Mutex::new(vec![script]),
+        }
+    }
+
+    fn find(&self, asked: &str) -> Result<UnitView, Refusal> {
+        let id = resolve_unit(asked, self.units.iter().map(|view| &view.unit))?;
+        Ok(self.units.iter().find(|view| view.unit == id).unwrap().clone())
+    }
+
+    fn job(&self, request: &JobRequest, to: ActiveState, sub: &str) -> Result<UnitView, Refusal> {
+        let view = self.find(&request.unit)?;
+        if view.unit.name().as_str() == "local-llm" && to == ActiveState::Active {
+            return Err(Refusal::new(Refusal::FAILED, format!("unit `{}` did not start", view.unit))
+                .because("stage `landlock`: the kernel has ABI 0 (errno 38, ENOSYS)")
+                .try_this("see `loomctl logs local-llm.service`"));
+        }
+        Ok(UnitView { active_state: to, sub_state: sub.to_owned(), ..view })
+    }
+
+    fn entry(&self, key: &str) -> Result<StateEntry, Refusal> {
+        let state = self.state.lock().unwrap();
+        let none = || Refusal::new(Refusal::NO_SUCH_KEY, format!("unit `chat.agent` has no state `{key}`"));
+        let (value, version) = state.get(key).ok_or_else(none)?.clone();
+        Ok(StateEntry { version: VERSION, key: key.to_owned(), value, value_version: version })
+    }
+}
+
+fn ready<T: Send + 'static>(value: Result<T, Refusal>) -> Answering<'static, T> {
+    Box::pin(std::future::ready(value))
+}
+
+fn problem(severity: Severity) -> Problem {
+    Problem {
+        severity,
+        file: "/etc/loom/units/counter.agent.toml".to_owned(),
+        line: 7,
+        column: 10,
+        length: 11,
+        source_line: "policy = \"onfailure\"".to_owned(),
+        message: "unknown restart policy `onfailure`".to_owned(),
+        label: "not a policy".to_owned(),
+        help: "did you mean `on-failure`?".to_owned(),
+    }
+}
+
+impl Control for Fake {
+    fn ping(&self, _: Nothing) -> Answering<'_, Pong> {
+        ready(Ok(Pong { version: VERSION, loomd: "0.1.0".to_owned(), pid: 99 }))
+    }
+
+    fn status(&self, _: Nothing) -> Answering<'_, Overview> {
+        ready(Ok(Overview {
+            version: VERSION,
+            supervisor: SupervisorView {
+                loomd: "0.1.0".to_owned(),
+                pid: 99,
+                since: now() - 7_400_000,
+                state: "running".to_owned(),
+                machine: Machine {
+                    landlock_abi: 6,
+                    seccomp: true,
+                    mdwe: true,
+                    cgroup_v2: None,
+                    pidfd_exit_info: true,
+                    root: true,
+                    arch: "x86_64".to_owned(),
+                },
+                logs: "files".to_owned(),
+                runtime_dir: "/run/loom".to_owned(),
+                state_dir: "/var/lib/loom".to_owned(),
+                unit_path: vec!["/etc/loom/units".to_owned()],
+            },
+            units: self.units.clone(),
+            problems: vec![problem(Severity::Error)],
+        }))
+    }
+
+    fn unit(&self, request: UnitAsked) -> Answering<'_, UnitView> {
+        ready(self.find(&request.unit))
+    }
+
+    fn start_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        ready(self.job(&request, ActiveState::Active, "running"))
+    }
+
+    fn stop_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        ready(self.job(&request, ActiveState::Inactive, "dead"))
+    }
+
+    fn restart_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        ready(self.job(&request, ActiveState::Active, "running"))
+    }
+
+    fn unit_files(&self, request: UnitAsked) -> Answering<'_, UnitFiles> {
+        let file = |path: &str, text: &str, hidden| UnitFileText { path: path.into(), text: text.into(), hidden };
+        ready(self.find(&request.unit).map(|view| UnitFiles {
+            version: VERSION,
+            files: vec![
+                file(&view.files[0], "[exec]\ncommand = [\"python3\", \"-m\", \"chat_agent\"]\n", false),
+                file(&view.files[1], "[llm.default]\nmodel = \"smollm2\"", false),
+                file("/usr/lib/loom/units/chat.agent.toml", "[exec]\n", true),
+            ],
+        }))
+    }
+
+    fn show_unit(&self, request: UnitAsked) -> Answering<'_, UnitSettings> {
+        ready(self.find(&request.unit).map(|view| UnitSettings {
+            version: VERSION,
+            unit: view.unit,
+            settings: json!({
+                "description": "Talks",
+                "exec": {"command": ["python3", "-m", "chat_agent"], "environment": {"A": "1"}},
+                "restart": {"policy": "on-failure", "delay": 100},
+                "watchdog": null,
+            }),
+            origins: BTreeMap::from([
+                ("exec.command".to_owned(), "/etc/loom/units/chat.agent.toml:2".to_owned()),
+                ("unit.description".to_owned(), "/etc/loom/units/chat.agent.toml:9".to_owned()),
+            ]),
+        }))
+    }
+
+    fn daemon_reload(&self, _: Nothing) -> Answering<'_, ReloadReport> {
+        if self.bad_file.load(Ordering::SeqCst) {
+            let mut refusal = Refusal::new(Refusal::BAD_FILE, "1 unit file has errors; nothing was changed");
+            refusal.problems = vec![problem(Severity::Error)];
+            return ready(Err(refusal));
+        }
+        ready(Ok(ReloadReport {
+            version: VERSION,
+            added: vec!["news.agent".parse().unwrap()],
+            changed: vec!["chat.agent".parse().unwrap()],
+            removed: vec![],
+            problems: vec![problem(Severity::Warning)],
+            applied: true,
+        }))
+    }
+
+    fn state_keys(&self, request: UnitAsked) -> Answering<'_, StateKeys> {
+        let keys = self.state.lock().unwrap().keys().cloned().collect();
+        ready(self.find(&request.unit).map(|_| StateKeys { version: VERSION, keys }))
+    }
+
+    fn state_get(&self, request: StateAsked) -> Answering<'_, StateEntry> {
+        ready(self.find(&request.unit).and_then(|_| self.entry(&request.key)))
+    }
+
+    fn state_put(&self, request: StatePut) -> Answering<'_, StateEntry> {
+        let mut state = self.state.lock().unwrap();
+        let found = state.get(&request.key).map_or(0, |(_, version)| *version);
+        if request.if_version.is_some_and(|wanted| wanted != found) {
+            let refusal = Refusal::new(Refusal::CONFLICT, format!("state `{}` has version {found}", request.key));
+            return ready(Err(refusal.because(format!("the write was for version {}", request.if_version.unwrap()))));
+        }
+        state.insert(request.key.clone(), (request.value, found + 1));
+        drop(state);
+        ready(self.entry(&request.key))
+    }
+
+    fn state_delete(&self, request: StateAsked) -> Answering<'_, StateEntry> {
+        let entry = self.entry(&request.key);
+        self.state.lock().unwrap().remove(&request.key);
+        ready(entry)
+    }
+
+    fn bus_request(&self, request: BusRequest) -> Answering<'_, Lines<BusAnswer>> {
+        let endless = request.data.get("text") == Some(&json!("never end"));
+        *self.asked.lock().unwrap() = Some(request);
+        let mut scripts = self.scripts.lock().unwrap();
+        let script = if scripts.len() > 1 { scripts.remove(0) } else { scripts[0].clone() };
+        Box::pin(async move {
+            let (sender, receiver) = mpsc::channel(4);
+            if endless {
+                let first = BusAnswer::Progress { data: json!({"kind": "token", "text": "hm"}) };
+                sender.send(first).await.unwrap();
+                // As the bus does: whoever drops the receiver cancels.
+                let cancelled = self.cancelled.clone();
+                tokio::spawn(async move {
+                    sender.closed().await;
+                    cancelled.store(true, Ordering::SeqCst);
+                });
+                return Ok(Lines(receiver));
+            }
+            tokio::spawn(async move {
+                for answer in script {
+                    if sender.send(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(Lines(receiver))
+        })
+    }
+
+    fn bus_publish(&self, request: BusPublish) -> Answering<'_, Published> {
+        let topic = request.topic.clone();
+        *self.published.lock().unwrap() = Some(request);
+        ready(Ok(Published { version: VERSION, topic }))
+    }
+
+    fn audit(&self, request: AuditAsked) -> Answering<'_, AuditView> {
+        *self.audit_asked.lock().unwrap() = Some(request);
+        let record = |seq, stage: &str, tool: &str, rule: &str, outcome: &str| AuditRecord {
+            seq,
+            time: 1_760_000_000_000 + seq,
+            stage: stage.to_owned(),
+            unit: "chat.agent".parse().unwrap(),
+            run: RunId(3),
+            call: format!("c{seq}"),
+            tool: tool.to_owned(),
+            arguments: json!({"path": "notes.txt"}),
+            rule: rule.to_owned(),
+            outcome: outcome.to_owned(),
+            duration_ms: (stage == "ended").then_some(4),
+            result_bytes: (stage == "ended").then_some(210),
+        };
+        ready(Ok(AuditView {
+            version: VERSION,
+            records: vec![
+                record(1, "decided", "fs:read", "allow fs:read (chat.agent.toml:14:3)", "allowed"),
+                record(2, "ended", "fs:read", "", "ok"),
+                record(3, "decided", "fs:write", "no rule allows it", "denied"),
+            ],
+        }))
+    }
+}
