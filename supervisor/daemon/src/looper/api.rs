@@ -1,0 +1,410 @@
+//! looper/api: the control API, answered.
+//!
+//! Job: implement [`Control`] from the loop's answers, the library of unit files, the store and the bus.
+//! May touch: those, through their public faces. Keeps: a job belongs to loomd, not to who asked: hanging up changes nothing;
+//! every refusal says what failed, why, and the next step.
+
+use super::hands::Hands;
+use super::library::Library;
+use super::{Ask, clock};
+use crate::process::Peers;
+use loom_api::control::{Answering, Control, Lines, resolve_unit};
+use loom_api::dirs::Dirs;
+use loom_api::view::{
+    AuditAsked, AuditView, BusAnswer, BusPublish, BusRequest, JobRequest, Nothing, Overview, Pong, ProcessView,
+    Published, Refusal, ReloadReport, StateAsked, StateEntry, StateKeys, StatePut, SupervisorView, UnitAsked,
+    UnitFileText, UnitFiles, UnitSettings, UnitView, VERSION,
+};
+use loom_core::fleet::{JobOutcome, Status, Verb};
+use loom_core::ids::{Kind, UnitId};
+use loom_core::machine::Machine;
+use loom_core::unit::problem::Severity;
+use loom_core::unit::{Catalogue, Standing, Unit};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// Who is named as cause of what comes over the control socket.
+const PERSON: &str = "person";
+
+/// Implements [`Control`].
+pub struct Api {
+    pub asks: mpsc::Sender<Ask>,
+    pub library: Arc<Library>,
+    pub peers: Peers,
+    pub hands: Hands,
+    pub dirs: Dirs,
+    pub machine: Machine,
+    /// `journald` or `files`.
+    pub logs: &'static str,
+    /// Since when loomd runs, wall clock.
+    pub since: u64,
+    /// One reading of unit files at a time.
+    pub reading: Mutex<()>,
+}
+
+impl Api {
+    /// Asks the loop.
+    pub async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || Refusal::new(Refusal::STOPPING, "loomd is on its way down");
+        self.asks.send(make(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// The unit meant, loaded if it is an instance that nobody asked for yet.
+    async fn find(&self, asked: &str) -> Result<UnitId, Refusal> {
+        let catalogue = self.library.in_force();
+        let live = self.ask(|reply| Ask::Statuses { reply }).await?;
+        let known: BTreeSet<&UnitId> = catalogue
+            .units
+            .keys()
+            .chain(catalogue.refused.keys())
+            .chain(&catalogue.templates)
+            .chain(live.iter().map(|status| &status.unit))
+            .collect();
+        let unit = resolve_unit(asked, known)?;
+        if unit.is_template() {
+            return Err(Refusal::new(Refusal::USAGE, format!("`{unit}` is a template")).try_this(format!(
+                "name an instance, such as `{}@one.{}`",
+                unit.name(),
+                unit.kind()
+            )));
+        }
+        if live.iter().any(|status| status.unit == unit) {
+            return Ok(unit);
+        }
+        if let Some(problems) = catalogue.refused.get(&unit) {
+            let mut refusal = Refusal::new(Refusal::BAD_FILE, format!("`{unit}` is not loaded: its file has errors"))
+                .try_this("correct them, then `loomctl daemon-reload`");
+            refusal.problems = problems.clone();
+            return Err(refusal);
+        }
+        if catalogue.masked.contains(&unit) {
+            return Err(Refusal::new(Refusal::FAILED, format!("`{unit}` is masked"))
+                .because("its file is a link to /dev/null")
+                .try_this("remove the link, then `loomctl daemon-reload`"));
+        }
+        match unit.template() {
+            Some(_) => self.load_instance(unit).await,
+            None => Ok(unit),
+        }
+    }
+
+    async fn load_instance(&self, unit: UnitId) -> Result<UnitId, Refusal> {
+        let _one_at_a_time = self.reading.lock().await;
+        let (library, id) = (Arc::clone(&self.library), unit.clone());
+        let loaded = tokio::task::spawn_blocking(move || library.instance(&id)).await;
+        let loaded = loaded.map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot read `{unit}`: {error}")))?;
+        match (loaded.standing, loaded.unit) {
+            (Standing::Unit, Some(read)) => {
+                self.ask(|reply| Ask::Load { unit: Box::new(read), reply }).await?;
+                Ok(unit)
+            }
+            (Standing::Unit, None) => {
+                let mut refusal = Refusal::new(Refusal::BAD_FILE, format!("`{unit}` cannot be made from its template"));
+                refusal.problems = loaded.problems;
+                Err(refusal)
+            }
+            (Standing::Absent | Standing::Masked | Standing::Template, _) => {
+                Err(Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no template for `{unit}`")))
+            }
+        }
+    }
+
+    async fn job(&self, request: JobRequest, verb: Verb) -> Result<UnitView, Refusal> {
+        let unit = self.find(&request.unit).await?;
+        let (done, outcome) = oneshot::channel();
+        let ask = Ask::Job { unit: unit.clone(), verb, by: PERSON.to_owned(), done };
+        let stopping = || Refusal::new(Refusal::STOPPING, "loomd is on its way down");
+        self.asks.send(ask).await.map_err(|_| stopping())?;
+        if !request.no_block {
+            let word = match verb {
+                Verb::Start => "start",
+                Verb::Stop => "stop",
+                Verb::Restart => "restart",
+            };
+            match outcome.await.map_err(|_| stopping())? {
+                JobOutcome::Done => {}
+                JobOutcome::Failed { error, cause, hint } => {
+                    let mut refusal = Refusal::new(Refusal::FAILED, error);
+                    (refusal.cause, refusal.hint) = (cause, hint);
+                    return Err(refusal);
+                }
+                JobOutcome::Replaced => {
+                    return Err(Refusal::new(Refusal::FAILED, format!("the {word} of `{unit}` was given up"))
+                        .because("another job took its place"));
+                }
+                JobOutcome::NoSuchUnit => {
+                    return Err(Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`"))
+                        .try_this("after adding a file: `loomctl daemon-reload`"));
+                }
+            }
+        }
+        self.view(&unit, false).await
+    }
+
+    async fn view(&self, unit: &UnitId, in_detail: bool) -> Result<UnitView, Refusal> {
+        let status = self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?;
+        let status = status.ok_or_else(|| Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`")))?;
+        let mut view = self.view_of(status);
+        if in_detail {
+            view.processes =
+                self.peers.processes(unit).into_iter().map(|(pid, command)| ProcessView { pid, command }).collect();
+            if let Some(files) = files_of(&self.library.in_force(), unit) {
+                view.files = files.iter().filter(|file| !file.hidden).map(|file| file.path.clone()).collect();
+            }
+        }
+        Ok(view)
+    }
+
+    fn view_of(&self, status: Status) -> UnitView {
+        let now = clock::monotonic();
+        UnitView {
+            version: VERSION,
+            kind: status.unit.kind(),
+            connected: (status.unit.kind() == Kind::Agent).then(|| self.hands.is_connected(&status.unit)),
+            description: status.description,
+            active_state: status.active_state,
+            sub_state: status.sub_state.to_owned(),
+            result: status.result,
+            exit: status.exit,
+            run: status.run,
+            main_pid: status.main_pid,
+            restarts: status.restarts,
+            since: status.since,
+            triggered_by: status.triggered_by,
+            next_start_in_ms: status.next_start.map(|at| (at - now).0),
+            waits_for: status.waits_for,
+            status_text: status.status_text,
+            last_error: status.last_error,
+            not_found: status.not_found,
+            needs_restart: status.needs_restart,
+            enforcement: status.enforcement,
+            processes: Vec::new(),
+            files: Vec::new(),
+            unit: status.unit,
+        }
+    }
+
+    async fn overview(&self) -> Result<Overview, Refusal> {
+        let statuses = self.ask(|reply| Ask::Statuses { reply }).await?;
+        let (degraded, stopping) = self.ask(|reply| Ask::Condition { reply }).await?;
+        let text = |path: &std::path::Path| path.display().to_string();
+        let state = match (stopping, degraded) {
+            (true, _) => "stopping".to_owned(),
+            (false, Some(_)) => "degraded".to_owned(),
+            (false, None) => "running".to_owned(),
+        };
+        Ok(Overview {
+            version: VERSION,
+            supervisor: SupervisorView {
+                loomd: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: own_pid(),
+                since: self.since,
+                state,
+                machine: self.machine.clone(),
+                logs: self.logs.to_owned(),
+                runtime_dir: text(&self.dirs.runtime),
+                state_dir: text(&self.dirs.state),
+                unit_path: self.dirs.unit_path.iter().map(|path| text(path)).collect(),
+            },
+            units: statuses.into_iter().map(|status| self.view_of(status)).collect(),
+            problems: self.library.in_force().problems.clone(),
+        })
+    }
+
+    async fn files(&self, asked: &str) -> Result<UnitFiles, Refusal> {
+        let catalogue = self.library.in_force();
+        let unit = match self.find(asked).await {
+            Ok(unit) => unit,
+            // The file of what cannot run is worth seeing all the more.
+            Err(refusal) => {
+                let known = catalogue.files.keys();
+                resolve_unit(asked, known).map_err(|_| refusal)?
+            }
+        };
+        let files = files_of(&catalogue, &unit).unwrap_or_default();
+        let files = files
+            .into_iter()
+            .map(|file| UnitFileText { path: file.path.clone(), text: file.text.clone(), hidden: file.hidden })
+            .collect();
+        Ok(UnitFiles { version: VERSION, files })
+    }
+
+    async fn settings(&self, asked: &str) -> Result<UnitSettings, Refusal> {
+        let id = self.find(asked).await?;
+        let unit = self.ask(|reply| Ask::Unit { unit: id.clone(), reply }).await?;
+        let unit = unit.ok_or_else(|| Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{id}`")))?;
+        let settings = serde_json::to_value(&unit)
+            .map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot show `{id}`")).because(error.to_string()))?;
+        let origins = match self.library.in_force().origins.get(&id) {
+            Some(origins) => origins.clone(),
+            None if id.template().is_some() => {
+                let (library, id) = (Arc::clone(&self.library), id.clone());
+                tokio::task::spawn_blocking(move || library.instance(&id).origins).await.unwrap_or_default()
+            }
+            None => BTreeMap::new(),
+        };
+        Ok(UnitSettings { version: VERSION, unit: id, settings, origins })
+    }
+
+    /// Reads all unit files anew; with an error in one of them nothing changes.
+    pub async fn reload(&self) -> Result<ReloadReport, Refusal> {
+        let _one_at_a_time = self.reading.lock().await;
+        let library = Arc::clone(&self.library);
+        let live: Vec<UnitId> =
+            self.ask(|reply| Ask::Statuses { reply }).await?.into_iter().map(|status| status.unit).collect();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut catalogue = library.read();
+            // Instances that somebody started are read anew like everything else.
+            let mut problems = Vec::new();
+            for instance in live.into_iter().filter(|unit| unit.template().is_some()) {
+                if catalogue.units.contains_key(&instance) || catalogue.refused.contains_key(&instance) {
+                    continue;
+                }
+                let loaded = library.instance(&instance);
+                problems.extend(loaded.problems);
+                if let Some(unit) = loaded.unit {
+                    catalogue.units.insert(instance, unit);
+                }
+            }
+            for problem in problems {
+                if !catalogue.problems.contains(&problem) {
+                    catalogue.problems.push(problem);
+                }
+            }
+            catalogue
+        });
+        let catalogue = read
+            .await
+            .map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot read the unit files: {error}")))?;
+        if catalogue.has_errors() {
+            let mut refusal = Refusal::new(Refusal::BAD_FILE, "unit files have errors; nothing was changed")
+                .try_this("correct them and reload again");
+            refusal.problems = catalogue.problems;
+            return Err(refusal);
+        }
+        let (before, problems) = (self.library.in_force(), catalogue.problems.clone());
+        let after = catalogue.units.clone();
+        let report = difference(&before.units, &after);
+        self.library.put_in_force(catalogue);
+        self.ask(|reply| Ask::Reload { units: after, reply }).await?;
+        tracing::info!(
+            added = report.0.len(),
+            changed = report.1.len(),
+            removed = report.2.len(),
+            "reloaded unit files"
+        );
+        let (added, changed, removed) = report;
+        debug_assert!(problems.iter().all(|problem| problem.severity == Severity::Warning));
+        Ok(ReloadReport { version: VERSION, added, changed, removed, problems, applied: true })
+    }
+}
+
+type Units = BTreeMap<UnitId, Unit>;
+
+/// Added, changed, removed.
+fn difference(before: &Units, after: &Units) -> (Vec<UnitId>, Vec<UnitId>, Vec<UnitId>) {
+    let only_in =
+        |these: &Units, those: &Units| these.keys().filter(|unit| !those.contains_key(*unit)).cloned().collect();
+    let changed = after.iter().filter(|(id, unit)| before.get(id).is_some_and(|was| was != *unit));
+    (only_in(after, before), changed.map(|(id, _)| id.clone()).collect(), only_in(before, after))
+}
+
+/// Files of a unit; of its template, where an instance has none of its own.
+fn files_of(catalogue: &Catalogue, unit: &UnitId) -> Option<Vec<loom_core::unit::UnitFile>> {
+    catalogue.files.get(unit).or_else(|| catalogue.files.get(&unit.template()?)).cloned()
+}
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("Linux pids are below 2^22")
+}
+
+impl Control for Api {
+    fn ping(&self, _: Nothing) -> Answering<'_, Pong> {
+        let pong = Pong { version: VERSION, loomd: env!("CARGO_PKG_VERSION").to_owned(), pid: own_pid() };
+        Box::pin(async move { Ok(pong) })
+    }
+
+    fn status(&self, _: Nothing) -> Answering<'_, Overview> {
+        Box::pin(self.overview())
+    }
+
+    fn unit(&self, request: UnitAsked) -> Answering<'_, UnitView> {
+        Box::pin(async move {
+            let unit = self.find(&request.unit).await?;
+            self.view(&unit, true).await
+        })
+    }
+
+    fn start_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        Box::pin(self.job(request, Verb::Start))
+    }
+
+    fn stop_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        Box::pin(self.job(request, Verb::Stop))
+    }
+
+    fn restart_unit(&self, request: JobRequest) -> Answering<'_, UnitView> {
+        Box::pin(self.job(request, Verb::Restart))
+    }
+
+    fn unit_files(&self, request: UnitAsked) -> Answering<'_, UnitFiles> {
+        Box::pin(async move { self.files(&request.unit).await })
+    }
+
+    fn show_unit(&self, request: UnitAsked) -> Answering<'_, UnitSettings> {
+        Box::pin(async move { self.settings(&request.unit).await })
+    }
+
+    fn daemon_reload(&self, _: Nothing) -> Answering<'_, ReloadReport> {
+        Box::pin(self.reload())
+    }
+
+    fn state_keys(&self, request: UnitAsked) -> Answering<'_, StateKeys> {
+        Box::pin(async move {
+            let unit = self.find(&request.unit).await?;
+            self.hands.state_keys(&unit).await
+        })
+    }
+
+    fn state_get(&self, request: StateAsked) -> Answering<'_, StateEntry> {
+        Box::pin(async move {
+            let unit = self.find(&request.unit).await?;
+            self.hands.state_get(&unit, &request.key).await
+        })
+    }
+
+    fn state_put(&self, request: StatePut) -> Answering<'_, StateEntry> {
+        Box::pin(async move {
+            let unit = self.find(&request.unit).await?;
+            self.hands.state_put(&unit, &request.key, request.value, request.if_version).await
+        })
+    }
+
+    fn state_delete(&self, request: StateAsked) -> Answering<'_, StateEntry> {
+        Box::pin(async move {
+            let unit = self.find(&request.unit).await?;
+            self.hands.state_delete(&unit, &request.key).await
+        })
+    }
+
+    fn bus_request(&self, request: BusRequest) -> Answering<'_, Lines<BusAnswer>> {
+        Box::pin(async move { self.hands.bus_request(request).await })
+    }
+
+    fn bus_publish(&self, request: BusPublish) -> Answering<'_, Published> {
+        Box::pin(async move { self.hands.bus_publish(request).await })
+    }
+
+    fn audit(&self, request: AuditAsked) -> Answering<'_, AuditView> {
+        Box::pin(async move {
+            let unit = match &request.unit {
+                Some(asked) => Some(self.find(asked).await?),
+                None => None,
+            };
+            self.hands.audit(unit, request.limit).await
+        })
+    }
+}

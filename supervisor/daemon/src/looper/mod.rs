@@ -1,0 +1,397 @@
+//! looper: the one loop that owns unit state.
+//!
+//! Job: hand events to [`Fleet`], carry out its effects in order, wake at its next deadline; wire the rooms together.
+//! May touch: every room's public face. Keeps: unit state has one owner and no lock; what is stored is stored before what
+//! depends on it; nothing wakes an idle loop.
+
+pub mod api;
+pub mod clock;
+pub mod hands;
+pub mod library;
+pub mod start;
+pub mod upward;
+
+use crate::process::{Room, Spawned};
+use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
+use loom_core::ids::{Millis, RunId, UnitId};
+use loom_core::lifecycle::{ActiveState, Identity, LaunchFailure, Record, RunResult};
+use loom_core::unit::{RunFacts, Unit};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How many events may wait. Beyond it, whoever has news waits.
+pub const EVENT_QUEUE: usize = 4096;
+/// How many questions may wait.
+pub const ASK_QUEUE: usize = 256;
+/// The most events taken as one burst, with one synced write.
+const BURST: usize = 1024;
+/// From the first request to end until everything is killed that has not ended in order.
+pub const TOTAL_STOP_LIMIT: Duration = Duration::from_secs(90);
+/// From that kill until loomd ends whatever is left; only processes in uninterruptible sleep are.
+const AFTER_KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Work in the background that answers once.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Where records go. Answers after the synced write.
+pub trait Records: Send + Sync + 'static {
+    fn put(&self, records: Vec<(UnitId, Record)>) -> Later<Result<(), String>>;
+}
+
+/// Who else must know of runs: bus, agents, tools. Nothing here waits.
+pub trait Audience: Send + Sync + 'static {
+    /// A run's launcher stands behind its gate, or an earlier loomd's run was adopted.
+    fn begins(&self, unit: &Unit, run: RunId, facts: &RunFacts, identity: &Identity) -> Result<(), String>;
+    /// Its process is gone.
+    fn ends(&self, unit: &UnitId, run: RunId);
+    /// A unit changed its state.
+    fn changed(&self, change: &Change);
+    /// Unit files were read anew.
+    fn reloaded(&self, units: &BTreeMap<UnitId, Unit>);
+}
+
+/// One change of state, for the log and the bus.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Change {
+    pub unit: UnitId,
+    pub run: RunId,
+    pub from: ActiveState,
+    pub to: ActiveState,
+    pub sub: &'static str,
+    pub result: RunResult,
+    pub because: String,
+}
+
+/// What is asked of the loop.
+#[derive(Debug)]
+pub enum Ask {
+    /// Start, stop or restart; answered when the job is over. Who does not wait drops the receiver.
+    Job { unit: UnitId, verb: Verb, by: String, done: oneshot::Sender<JobOutcome> },
+    /// One unit.
+    Status { unit: UnitId, reply: oneshot::Sender<Option<Status>> },
+    /// All units.
+    Statuses { reply: oneshot::Sender<Vec<Status>> },
+    /// The checked unit in force.
+    Unit { unit: UnitId, reply: oneshot::Sender<Option<Unit>> },
+    /// An instance of a template, just read.
+    Load { unit: Box<Unit>, reply: oneshot::Sender<()> },
+    /// All units, read anew.
+    Reload { units: BTreeMap<UnitId, Unit>, reply: oneshot::Sender<()> },
+    /// What keeps loomd from working fully, if anything; and whether it is on its way down.
+    Condition { reply: oneshot::Sender<(Option<String>, bool)> },
+    /// Stop everything and end.
+    Shutdown,
+}
+
+/// The loop and what it owns.
+pub struct Looper {
+    fleet: Fleet,
+    room: Room,
+    records: Arc<dyn Records>,
+    audience: Arc<dyn Audience>,
+    events: mpsc::Receiver<Event>,
+    asks: mpsc::Receiver<Ask>,
+    jobs: BTreeMap<JobId, oneshot::Sender<JobOutcome>>,
+    last_job: u64,
+    stopping: Option<Stopping>,
+    degraded: Option<String>,
+}
+
+/// Where the end of everything stands.
+#[derive(Debug, Clone, Copy)]
+enum Stopping {
+    InOrder { until: Instant },
+    Killed { until: Instant },
+}
+
+/// Everything a loop is made of.
+pub struct Parts {
+    pub fleet: Fleet,
+    pub room: Room,
+    pub records: Arc<dyn Records>,
+    pub audience: Arc<dyn Audience>,
+    pub events: mpsc::Receiver<Event>,
+    pub asks: mpsc::Receiver<Ask>,
+}
+
+impl Looper {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { fleet, room, records, audience, events, asks } = parts;
+        Self {
+            fleet,
+            room,
+            records,
+            audience,
+            events,
+            asks,
+            jobs: BTreeMap::new(),
+            last_job: 0,
+            stopping: None,
+            degraded: None,
+        }
+    }
+
+    /// Runs until everything is stopped after [`Ask::Shutdown`]. `first`: the effects that [`Fleet::new`] asked for.
+    pub async fn run(mut self, first: Vec<Effect>) {
+        self.settle(first).await;
+        let mut events = Vec::new();
+        let mut asks = Vec::new();
+        loop {
+            if self.stopping.is_some() && self.fleet.is_quiet() {
+                break;
+            }
+            let wake = self.wake();
+            let wait = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.events.recv_many(&mut events, BURST) => {}
+                count = self.asks.recv_many(&mut asks, ASK_QUEUE) => {
+                    // Everybody who could ask is gone.
+                    if count == 0 {
+                        asks.push(Ask::Shutdown);
+                    }
+                }
+                () = wait => events.push(Event::Tick),
+            }
+            if let Some(left) = self.past_limit() {
+                tracing::error!(left, "gave up waiting for what cannot be killed");
+                break;
+            }
+            // A burst is all that waits at this moment.
+            while events.len() < BURST
+                && let Ok(event) = self.events.try_recv()
+            {
+                events.push(event);
+            }
+            let mut effects = Vec::new();
+            for event in events.drain(..) {
+                self.take(event, &mut effects);
+            }
+            for ask in asks.drain(..) {
+                self.answer(ask, &mut effects);
+            }
+            self.settle(effects).await;
+        }
+        self.room.tidy();
+    }
+
+    fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match &event {
+            Event::Exited { unit, run, .. } | Event::LaunchFailed { unit, run, .. } => {
+                self.room.told(unit, *run);
+                self.audience.ends(unit, *run);
+            }
+            Event::Job { .. }
+            | Event::Reloaded { .. }
+            | Event::Loaded { .. }
+            | Event::Spawned { .. }
+            | Event::Executed { .. }
+            | Event::TreeEmpty { .. }
+            | Event::Notified { .. }
+            | Event::Tick
+            | Event::Shutdown => {}
+        }
+        effects.extend(self.fleet.handle(clock::now(), event));
+    }
+
+    fn answer(&mut self, ask: Ask, effects: &mut Vec<Effect>) {
+        // Who asked may have gone meanwhile; then nobody misses the answer.
+        match ask {
+            Ask::Job { unit, verb, by, done } => {
+                self.last_job += 1;
+                let job = JobId(self.last_job);
+                self.jobs.insert(job, done);
+                self.take(Event::Job { job, unit, verb, by }, effects);
+            }
+            Ask::Status { unit, reply } => {
+                let _ = reply.send(self.fleet.status(&unit));
+            }
+            Ask::Statuses { reply } => {
+                let _ = reply.send(self.fleet.statuses());
+            }
+            Ask::Unit { unit, reply } => {
+                let _ = reply.send(self.fleet.unit(&unit).cloned());
+            }
+            Ask::Load { unit, reply } => {
+                self.take(Event::Loaded { unit }, effects);
+                let _ = reply.send(());
+            }
+            Ask::Reload { units, reply } => {
+                self.audience.reloaded(&units);
+                self.take(Event::Reloaded { units }, effects);
+                let _ = reply.send(());
+            }
+            Ask::Condition { reply } => {
+                let _ = reply.send((self.degraded.clone(), self.stopping.is_some()));
+            }
+            Ask::Shutdown => {
+                if self.stopping.is_none() {
+                    self.stopping = Some(Stopping::InOrder { until: Instant::now() + TOTAL_STOP_LIMIT });
+                    self.take(Event::Shutdown, effects);
+                }
+            }
+        }
+    }
+
+    /// Carries out effects, and what comes of them at once, until nothing is left to do now.
+    async fn settle(&mut self, effects: Vec<Effect>) {
+        let mut effects = effects;
+        while !effects.is_empty() {
+            let mut news = self.carry_out(effects).await;
+            effects = Vec::new();
+            for event in news.drain(..) {
+                self.take(event, &mut effects);
+            }
+        }
+    }
+
+    /// One burst: all records as one synced write, then the rest in order.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> VecDeque<Event> {
+        let mut latest: BTreeMap<UnitId, Record> = BTreeMap::new();
+        for effect in &effects {
+            if let Effect::Persist { unit, record } = effect {
+                latest.insert(unit.clone(), record.clone());
+            }
+        }
+        // Launchers are made while the disk syncs: behind their gates they do nothing, and a gate that closes ends them.
+        let put = (!latest.is_empty()).then(|| self.records.put(latest.into_iter().collect()));
+        let (stored, mut launchers) = tokio::join!(
+            async {
+                match put {
+                    Some(put) => put.await,
+                    None => Ok(()),
+                }
+            },
+            async { self.launch(&effects) },
+        );
+        match &stored {
+            Ok(()) => self.degraded = None,
+            Err(error) => {
+                if self.degraded.is_none() {
+                    tracing::error!(error, "the store failed: running units stay up, starts are refused");
+                }
+                self.degraded = Some(error.clone());
+            }
+        }
+        let mut news = VecDeque::new();
+        for effect in effects {
+            match effect {
+                Effect::Persist { .. } => {}
+                Effect::Spawn { unit, run, facts } => {
+                    let outcome = launchers.pop_front().expect("one for each Spawn, in order");
+                    news.push_back(self.spawned(unit, run, facts, outcome, &stored));
+                }
+                Effect::OpenGate { unit, run } => match &stored {
+                    Ok(()) => self.room.open_gate(&unit, run),
+                    Err(error) => self.room.refuse_gate(&unit, run, &format!("cannot store the run: {error}")),
+                },
+                Effect::Signal { unit, run, signal } => self.room.signal(&unit, run, signal),
+                Effect::EndTree { unit, run } => {
+                    if self.room.end_tree(&unit, run) {
+                        news.push_back(Event::TreeEmpty { unit, run });
+                    }
+                }
+                Effect::JobDone { job, outcome } => {
+                    if let Some(done) = self.jobs.remove(&job) {
+                        let _ = done.send(outcome);
+                    }
+                }
+                Effect::Changed { unit, run, from, to, sub, result, because } => {
+                    self.tell(&Change { unit, run, from, to, sub, result, because });
+                }
+            }
+        }
+        news
+    }
+
+    fn launch(&mut self, effects: &[Effect]) -> VecDeque<Result<Spawned, LaunchFailure>> {
+        let mut launchers = VecDeque::new();
+        for effect in effects {
+            if let Effect::Spawn { unit, run, facts } = effect {
+                launchers.push_back(match self.fleet.unit(unit) {
+                    Some(unit) => self.room.spawn(unit, *run, facts),
+                    None => Err(LaunchFailure::Resources(format!("{unit} is not loaded"))),
+                });
+            }
+        }
+        launchers
+    }
+
+    fn spawned(
+        &mut self,
+        unit: UnitId,
+        run: RunId,
+        facts: RunFacts,
+        outcome: Result<Spawned, LaunchFailure>,
+        stored: &Result<(), String>,
+    ) -> Event {
+        let prepared = outcome.and_then(|spawned| {
+            let begun = match (stored, self.fleet.unit(&unit)) {
+                (Err(error), _) => Err(format!("cannot store the run: {error}")),
+                (Ok(()), None) => Err(format!("{unit} is not loaded")),
+                (Ok(()), Some(settings)) => self.audience.begins(settings, run, &facts, &spawned.identity),
+            };
+            match begun {
+                Ok(()) => Ok(spawned),
+                Err(because) => {
+                    self.room.abandon(&unit, run);
+                    Err(LaunchFailure::Resources(because))
+                }
+            }
+        });
+        match prepared {
+            Ok(Spawned { identity, enforcement }) => Event::Spawned { unit, run, identity, enforcement },
+            Err(failure) => {
+                self.audience.ends(&unit, run);
+                Event::LaunchFailed { unit, run, failure }
+            }
+        }
+    }
+
+    fn tell(&self, change: &Change) {
+        let Change { unit, run, from, to, sub, result, because } = change;
+        tracing::info!(unit = %unit, run = %run, from = ?from, to = ?to, sub, result = ?result, because,
+            "unit changed state");
+        self.audience.changed(change);
+    }
+
+    /// The next moment at which something is due without news.
+    fn wake(&self) -> Option<Instant> {
+        let fleet = self.fleet.next_wake().map(|at| Instant::now() + span(at - clock::monotonic()));
+        let limit = self.stopping.map(|stopping| match stopping {
+            Stopping::InOrder { until } | Stopping::Killed { until } => until,
+        });
+        match (fleet, limit) {
+            (Some(fleet), Some(limit)) => Some(fleet.min(limit)),
+            (Some(one), None) | (None, Some(one)) => Some(one),
+            (None, None) => None,
+        }
+    }
+
+    /// Past the total limit everything is killed; past the second one the loop ends with what is left.
+    fn past_limit(&mut self) -> Option<usize> {
+        match self.stopping {
+            Some(Stopping::InOrder { until }) if until <= Instant::now() => {
+                let killed = self.room.end_everything();
+                tracing::error!(killed, limit = ?TOTAL_STOP_LIMIT, "stopping took longer than TOTAL_STOP_LIMIT: killed the rest");
+                self.stopping = Some(Stopping::Killed { until: Instant::now() + AFTER_KILL_LIMIT });
+                None
+            }
+            Some(Stopping::Killed { until }) if until <= Instant::now() => Some(self.room.alive()),
+            Some(Stopping::InOrder { .. } | Stopping::Killed { .. }) | None => None,
+        }
+    }
+}
+
+fn span(millis: Millis) -> Duration {
+    Duration::from_millis(millis.0)
+}

@@ -1,0 +1,356 @@
+//! looper/start: from nothing to a running loop, and down again.
+//!
+//! Job: lock, logs, machine, store, units, adoption, loop, control socket, signals; in this order. May touch: every room.
+//! Keeps: one loomd per runtime directory; nothing is started before the store has said what may still live; what an
+//! earlier loomd of this boot left is adopted, not started again.
+
+use super::api::Api;
+use super::hands::{Hands, Wires};
+use super::library::Library;
+use super::upward::Upward;
+use super::{ASK_QUEUE, Ask, EVENT_QUEUE, Looper, Parts, Records, clock};
+use crate::config::Config;
+use crate::logs::{self, Sinks};
+use crate::process::{self, Children, Room, Settings};
+use crate::store::{Store, StoreError};
+use crate::{control, machine};
+use loom_api::dirs::DirError;
+use loom_core::fleet::{Fleet, Found, Verb};
+use loom_core::ids::UnitId;
+use loom_core::lifecycle::{Exit, Phase, Record};
+use loom_core::machine::Machine;
+use loom_core::unit::{RunFacts, Unit};
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+/// Threads of the runtime that run tasks.
+const WORKERS: usize = 2;
+/// Threads for calls that block on the disk.
+const BLOCKING_THREADS: usize = 4;
+/// For tasks that still run at the very end.
+const RUNTIME_END_LIMIT: Duration = Duration::from_secs(2);
+/// Says in the runtime directory that the default target was started in this boot: a new loomd after a crash takes over what
+/// it finds and starts nothing that a person had stopped.
+const BOOTED: &str = "booted";
+
+/// Why loomd cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("another loomd uses `{dir}`: process {pid}")]
+    AlreadyRuns { dir: PathBuf, pid: String },
+    #[error(transparent)]
+    Dirs(#[from] DirError),
+    #[error("cannot {what}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open the store in `{dir}`")]
+    Store {
+        dir: PathBuf,
+        #[source]
+        source: StoreError,
+    },
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
+    let what = what.into();
+    move |source| StartError::Io { what, source }
+}
+
+/// Runs loomd to its end.
+pub fn run(mut config: Config) -> Result<(), StartError> {
+    let since = clock::wall();
+    // What we make is ours: sockets, logs, units' directories.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    config.dirs.make()?;
+    // Rules of the sandbox speak of places, and a link on the way would be another name for one.
+    for dir in [&mut config.dirs.runtime, &mut config.dirs.state] {
+        *dir = dir.canonicalize().map_err(failed(format!("resolve {}", dir.display())))?;
+    }
+    let config = &config;
+    let _lock = lock(&config.dirs.lock(), &config.dirs.runtime)?;
+    let sinks = Sinks::detect(&config.dirs.state);
+    logs::init_tracing(&sinks).map_err(failed("set up the log"))?;
+    // These take their time, each waiting for something else: disk, kernel, files.
+    let (store, machine, library) = std::thread::scope(|scope| {
+        let store = scope.spawn(|| Store::open(&config.dirs.store()));
+        let library = scope.spawn(|| Library::open(&config.dirs));
+        let machine = machine::probe();
+        (
+            store.join().expect("the store's opening does not panic"),
+            machine,
+            library.join().expect("reading does not panic"),
+        )
+    });
+    let store = store.map_err(|source| StartError::Store { dir: config.dirs.store(), source })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("loomd")
+        .enable_all()
+        .build()
+        .map_err(failed("start the runtime"))?;
+    let found = Surveyed { since, sinks, machine, library: Arc::new(library), store: store.clone() };
+    let ended = runtime.block_on(serve(config, found));
+    if let Err(error) = runtime.block_on(store.close()) {
+        tracing::error!(%error, "the store did not close in order; what was acknowledged is safe");
+    }
+    runtime.shutdown_timeout(RUNTIME_END_LIMIT);
+    ended
+}
+
+/// What was found before the runtime started.
+struct Surveyed {
+    since: u64,
+    sinks: Sinks,
+    machine: Machine,
+    library: Arc<Library>,
+    store: Store,
+}
+
+async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
+    let Surveyed { since, sinks, machine, library, store } = found;
+    let dirs = &config.dirs;
+    let upward = Upward::from_environment();
+    let mut signals = Signals::listen().map_err(failed("listen for signals"))?;
+    Children::become_subreaper().map_err(failed("become the parent of orphans"))?;
+    let boot_id = process::boot_id().map_err(failed("read the boot id"))?;
+
+    let (events_in, events) = mpsc::channel(EVENT_QUEUE);
+    let (asks_in, asks) = mpsc::channel(ASK_QUEUE);
+    let log = sinks.clone();
+    let settings = Settings {
+        runtime_dir: dirs.runtime.clone(),
+        state_dir: dirs.state.clone(),
+        protected: [dirs.runtime.clone(), dirs.state.clone()].into_iter().chain(dirs.unit_path.clone()).collect(),
+        home: Some(library.home().to_owned()),
+        libexec: libexec()?,
+        machine: machine.clone(),
+        boot_id: boot_id.clone(),
+        log_word: if sinks.word() == "journald" { "journal" } else { "stderr" },
+        open_log: Box::new(move |unit, run| log.open(unit, run)),
+    };
+    let mut room = Room::open(settings, events_in);
+    let (peers, children) = (room.peers(), room.children());
+    let wires = Wires::open(store.clone(), peers.clone(), dirs.clone());
+
+    let records = store.records().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
+    let units = library.in_force().units.clone();
+    let stored = examine(&mut room, &wires, &units, records);
+    let (fleet, first) = Fleet::new(units, stored, &boot_id, clock::now());
+    let hands = Hands::new(store.clone(), wires.clone());
+    let records: Arc<dyn Records> = Arc::new(store);
+    let looper = Looper::new(Parts { fleet, room, records, audience: Arc::new(wires), events, asks });
+    let mut looping = tokio::spawn(looper.run(first));
+
+    let listener = control::listen(&dirs.control_socket()).map_err(failed("listen on the control socket"))?;
+    let api = Arc::new(Api {
+        asks: asks_in.clone(),
+        library,
+        peers: peers.clone(),
+        hands,
+        dirs: dirs.clone(),
+        machine,
+        logs: sinks.word(),
+        since,
+        reading: Mutex::new(()),
+    });
+    let answering =
+        tokio::spawn(control::serve(listener, api.clone(), Arc::new(move |pid| peers.owner(pid).is_some())));
+    tracing::info!(pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), runtime = %dirs.runtime.display(), "loomd is ready");
+    upward.ready("units are loaded");
+    boot(config, &boot_id, &api, &asks_in).await;
+
+    let mut stopping = false;
+    let mut next_beat = upward.beat().map(|period| Instant::now() + period);
+    loop {
+        tokio::select! {
+            ended = &mut looping => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the loop failed; units live on for the next loomd");
+                    return Err(StartError::Io { what: "go on: the loop failed".into(), source: io::Error::other(error) });
+                }
+                break;
+            }
+            heard = signals.next() => match heard {
+                Heard::Child => children.reap_orphans(),
+                Heard::Stop => {
+                    if !stopping {
+                        stopping = true;
+                        upward.stopping();
+                        tracing::info!("stopping all units in order");
+                        let _ = asks_in.send(Ask::Shutdown).await;
+                    }
+                }
+                Heard::Reload => {
+                    upward.reloading();
+                    let (api, upward_after) = (api.clone(), Upward::from_environment());
+                    tokio::spawn(async move {
+                        if let Err(refusal) = api.reload().await {
+                            tracing::error!(problems = refusal.problems.len(), error = refusal.error, "reloaded nothing");
+                        }
+                        upward_after.ready("units are loaded");
+                    });
+                }
+            },
+            () = until(next_beat) => {
+                upward.watchdog();
+                next_beat = upward.beat().map(|period| Instant::now() + period);
+            }
+        }
+    }
+    answering.abort();
+    let _ = fs::remove_file(dirs.control_socket());
+    let _ = fs::remove_file(dirs.runtime.join(BOOTED));
+    tracing::info!("loomd has ended in order");
+    Ok(())
+}
+
+/// Looks which stored runs still live, and adopts those.
+fn examine(
+    room: &mut Room,
+    wires: &Wires,
+    units: &BTreeMap<UnitId, Unit>,
+    records: BTreeMap<UnitId, Record>,
+) -> BTreeMap<UnitId, (Record, Found)> {
+    let mut stored = BTreeMap::new();
+    for (id, record) in records {
+        let live = match record.phase {
+            Phase::Live | Phase::Stopping => record.identity.as_ref(),
+            Phase::Intended | Phase::Ended => None,
+        };
+        let found = match live {
+            None => Found::Gone(Exit::Unknown),
+            Some(identity) => {
+                let notify_too = units.get(&id);
+                let found = room.adopt(&id, notify_too, record.run, identity);
+                if found == Found::Alive {
+                    tracing::info!(unit = %id, run = %record.run, pid = identity.pid, "adopted a run");
+                    let facts = facts_of(&record);
+                    if let Some(unit) = units.get(&id)
+                        && let Err(error) = super::Audience::begins(wires, unit, record.run, &facts, identity)
+                    {
+                        tracing::error!(unit = %id, run = %record.run, error, "an adopted run has no bus");
+                    }
+                }
+                found
+            }
+        };
+        stored.insert(id, (record, found));
+    }
+    stored
+}
+
+fn facts_of(record: &Record) -> RunFacts {
+    RunFacts { run: record.run, restarts: record.restarts, last_result: None, last_exit: None }
+}
+
+/// Starts the default target, once per boot.
+async fn boot(config: &Config, boot_id: &str, api: &Api, asks: &mpsc::Sender<Ask>) {
+    let mark = config.dirs.runtime.join(BOOTED);
+    if fs::read_to_string(&mark).is_ok_and(|text| text == boot_id) {
+        return;
+    }
+    if let Err(error) = fs::write(&mark, boot_id) {
+        tracing::warn!(%error, path = %mark.display(), "cannot note that the default target was started");
+    }
+    let unit = config.default_target.clone();
+    if api.library.in_force().units.contains_key(&unit) {
+        let (done, _nobody_waits) = tokio::sync::oneshot::channel();
+        let _ = asks.send(Ask::Job { unit, verb: Verb::Start, by: "boot".to_owned(), done }).await;
+    }
+}
+
+/// Comes at that moment; never, where there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the lock that makes this the one loomd of the directory. It is gone with the process, so a crash leaves none behind.
+fn lock(path: &Path, dir: &Path) -> Result<Flock<File>, StartError> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed(format!("open {}", path.display())))?;
+    let mut holder = String::new();
+    let _ = file.read_to_string(&mut holder);
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => {
+            StartError::AlreadyRuns { dir: dir.to_owned(), pid: holder.trim().to_owned() }
+        }
+        other => StartError::Io { what: format!("lock {}", path.display()), source: other.into() },
+    })?;
+    let written = lock
+        .set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    written.map_err(failed(format!("write {}", path.display())))?;
+    Ok(lock)
+}
+
+/// Where `loom-launch` and `loom-worker` lie: beside loomd, or where `LOOM_LIBEXEC_DIR` says.
+fn libexec() -> Result<PathBuf, StartError> {
+    if let Some(dir) = std::env::var_os("LOOM_LIBEXEC_DIR").filter(|dir| !dir.is_empty()) {
+        return std::path::absolute(dir).map_err(failed("resolve LOOM_LIBEXEC_DIR"));
+    }
+    let own = std::env::current_exe().map_err(failed("find loomd's own file"))?;
+    Ok(own.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf))
+}
+
+enum Heard {
+    Stop,
+    Reload,
+    Child,
+}
+
+/// Signals as bytes on sockets, so that nothing of ours runs inside a handler.
+struct Signals {
+    term: UnixStream,
+    int: UnixStream,
+    hup: UnixStream,
+    child: UnixStream,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let one = |signal| {
+            let (reader, writer) = std::os::unix::net::UnixStream::pair()?;
+            signal_hook::low_level::pipe::register(signal, writer)?;
+            reader.set_nonblocking(true)?;
+            UnixStream::from_std(reader)
+        };
+        use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+        Ok(Self { term: one(SIGTERM)?, int: one(SIGINT)?, hup: one(SIGHUP)?, child: one(SIGCHLD)? })
+    }
+
+    async fn next(&mut self) -> Heard {
+        // One wake-up may stand for several signals of a kind: all are answered by looking at what there is.
+        let (mut term, mut int, mut hup, mut child) = ([0; 64], [0; 64], [0; 64], [0; 64]);
+        tokio::select! {
+            _ = self.term.read(&mut term) => Heard::Stop,
+            _ = self.int.read(&mut int) => Heard::Stop,
+            _ = self.hup.read(&mut hup) => Heard::Reload,
+            _ = self.child.read(&mut child) => Heard::Child,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! process/sys: the system calls that std and nix do not wrap.
+//!
+//! Job: pidfd calls, descriptors placed at numbers, what a datagram brought along.
+//! May touch: libc. Keeps: every descriptor made here is close-on-exec; all `unsafe` of this room is in this file.
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// The lowest number for descriptors that wait to be placed in a child; targets lie below it.
+pub const PARKED_FROM: RawFd = 64;
+
+/// A descriptor that names this very process, also after its pid is reused.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and returns a new descriptor (close-on-exec by definition) or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to exactly that process. `Ok(false)`: it is gone.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
+    // SAFETY: siginfo is null, which asks for the same as kill(2); the descriptor is borrowed and open.
+    let done =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
+    if done == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        gone if gone.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        other => Err(other),
+    }
+}
+
+/// `struct pidfd_info` of Linux 6.13, first published size.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroupid: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `_IOWR(0xFF, 11, struct pidfd_info)`
+const PIDFD_GET_INFO: libc::c_ulong = 0xC040_FF0B;
+/// The exit status is wanted, and is there in the answer. Linux 6.15.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// The wait status of a reaped process that need not be our child. `None`: this kernel or this moment cannot tell.
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request number carries the size of the struct, which the kernel writes within.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (done == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// A copy of `fd`, close-on-exec, at a number that is no target of a placement.
+pub fn park(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor at or above the given number.
+    let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PARKED_FROM) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: made by the call above, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// One datagram with what came along.
+pub struct Datagram {
+    /// How many bytes of the buffer are filled.
+    pub length: usize,
+    /// It was longer than the buffer, or brought more than could be taken.
+    pub truncated: bool,
+    /// Pid that the kernel vouches for.
+    pub sender: Option<i32>,
+    /// Descriptors it carried; closed when dropped.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// The most descriptors one message can carry (SCM_MAX_FD).
+const MOST_DESCRIPTORS: usize = 253;
+
+/// Takes one datagram from a socket with SO_PASSCRED. Descriptors arrive close-on-exec.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
+    let mut control = nix::cmsg_space!(libc::ucred, [RawFd; MOST_DESCRIPTORS]);
+    let mut slices = [io::IoSliceMut::new(buffer)];
+    let message = recvmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+    )?;
+    let mut datagram = Datagram {
+        length: message.bytes,
+        truncated: message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC),
+        sender: None,
+        descriptors: Vec::new(),
+    };
+    if let Ok(messages) = message.cmsgs() {
+        for control in messages {
+            match control {
+                ControlMessageOwned::ScmCredentials(who) => datagram.sender = Some(who.pid()),
+                ControlMessageOwned::ScmRights(fds) => {
+                    // SAFETY: the kernel installed these descriptors for this message; nobody else owns them.
+                    datagram.descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                }
+                // Kinds that other sockets have; none of them owns a descriptor.
+                _ => {}
+            }
+        }
+    }
+    Ok(datagram)
+}
+
+/// A child that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Which one.
+    pub pid: i32,
+    /// Whether it exited by itself; else by a signal.
+    pub exited: bool,
+    /// It left a core dump.
+    pub core: bool,
+    /// Exit code or signal.
+    pub status: i32,
+}
+
+/// Whom to wait for.
+#[derive(Debug, Clone, Copy)]
+pub enum Whom<'a> {
+    Any,
+    Pid(i32),
+    Pidfd(BorrowedFd<'a>),
+}
+
+/// Looks for an ended child without waiting; `keep` leaves it a zombie. nix's form fails on real-time signals.
+pub fn wait(whom: Whom<'_>, keep: bool) -> io::Result<Option<Ended>> {
+    let (kind, id) = match whom {
+        Whom::Any => (libc::P_ALL, 0),
+        Whom::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+        Whom::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+    };
+    let flags = libc::WEXITED | libc::WNOHANG | if keep { libc::WNOWAIT } else { 0 };
+    // SAFETY: siginfo_t is plain data for which all zeroes is a value; the call writes within it.
+    let info = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        if libc::waitid(kind, id, &raw mut info, flags) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        info
+    };
+    // SAFETY: after waitid the fields of a child's news are filled in, or zero if there was none.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok((pid != 0).then_some(Ended {
+        pid,
+        exited: info.si_code == libc::CLD_EXITED,
+        core: info.si_code == libc::CLD_DUMPED,
+        status,
+    }))
+}
+
+/// A memory file that can no longer be changed, read from its start. Named for `/proc/<pid>/fd` only.
+pub fn sealed_memory(name: &std::ffi::CStr, content: &[u8]) -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::io::{Seek, Write};
+    /// `MFD_NOEXEC_SEAL`, Linux 6.3.
+    const NO_EXEC: u32 = 0x0008;
+    let base = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd =
+        memfd_create(name, base | MFdFlags::from_bits_retain(NO_EXEC as _)).or_else(|_| memfd_create(name, base))?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(content)?;
+    file.rewind()?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// Puts a descriptor under the runtime's watch; it is taken over, so it stays open as long as it is watched.
+pub fn wakeable(
+    fd: impl Into<OwnedFd>,
+    interest: tokio::io::Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: the value owns its descriptor and returns the same open one for as long as it lives.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd.into(), interest) }?)
+}

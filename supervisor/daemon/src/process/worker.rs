@@ -1,0 +1,81 @@
+//! process/worker: starts `loom-worker` with the rights of an agent.
+//!
+//! Job: the worker's plan, its socket pair, its end. May touch: what the process room may.
+//! Keeps: a worker never has more than the unit that asks; it ends when its stream closes; it is reaped.
+
+use super::placing::Placement;
+use super::watcher::{self, Word};
+use super::{Common, lock, sys, text};
+use loom_core::ids::UnitId;
+use loom_core::sandbox::{self, Surroundings};
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+/// The profile of every worker.
+const WORKER_PROFILE: &str = "worker";
+
+/// Starts workers; may be used from any task.
+#[derive(Clone)]
+pub struct WorkerDoor {
+    pub(super) common: Arc<Common>,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct WorkerProcess {
+    /// Requests and answers; closing it ends the worker.
+    pub stream: tokio::net::UnixStream,
+    /// Its process.
+    pub pid: i32,
+}
+
+impl WorkerDoor {
+    /// Kills a worker that is not needed any more, in case it hangs in a call.
+    pub fn kill(&self, pid: i32) {
+        if let Some(pidfd) = lock(&self.common.workers).get(&pid)
+            && let Err(error) = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL)
+        {
+            tracing::warn!(pid, %error, "cannot end a tool worker");
+        }
+    }
+
+    /// Starts a worker with the rights of the unit's live run.
+    pub async fn spawn(&self, unit: &UnitId) -> Result<WorkerProcess, String> {
+        let started_as = self.common.places().get(unit).and_then(|place| place.started_as.clone());
+        let (unit, facts) = started_as.ok_or_else(|| format!("{unit} has not been started"))?;
+        let program = self.common.settings.libexec.join("loom-worker");
+        let around = Surroundings { program: text(&program), ..self.common.around(&unit.id, WORKER_PROFILE) };
+        let plan = sandbox::worker_plan(&unit, &facts, &self.common.settings.machine, &around)
+            .map_err(|refusal| refusal.to_string())?;
+        let log = (self.common.settings.open_log)(&unit.id, facts.run)
+            .map_err(|error| format!("cannot open the log of {}: {error}", unit.id))?;
+        let (ours, theirs) = UnixStream::pair().map_err(|error| format!("cannot make a socket pair: {error}"))?;
+        ours.set_nonblocking(true).map_err(|error| format!("cannot set up a socket pair: {error}"))?;
+        let stream =
+            tokio::net::UnixStream::from_std(ours).map_err(|error| format!("cannot watch a socket: {error}"))?;
+        let started = self.common.launch(&plan, &mut Placement::default(), &log, Some(&OwnedFd::from(theirs)))?;
+        let pid = started.pid;
+        if let Some(gate) = started.gate {
+            // A worker is nothing that a new loomd adopts: its stream ends with ours. So nothing is stored first.
+            let _ = fs::File::from(gate).write_all(b"g");
+        }
+        let word = match started.report {
+            Some(report) => watcher::report(report).await,
+            None => Word::Silent,
+        };
+        let kept = started.pidfd.try_clone().map_err(|error| format!("out of descriptors: {error}"))?;
+        lock(&self.common.workers).insert(pid, kept);
+        let common = Arc::clone(&self.common);
+        tokio::spawn(async move {
+            watcher::child(pid, started.pidfd, &common.children).await;
+            lock(&common.workers).remove(&pid);
+        });
+        match word {
+            Word::Silent => Ok(WorkerProcess { stream, pid }),
+            Word::Failed(failure) => Err(format!("the worker of {} did not start: {failure:?}", unit.id)),
+        }
+    }
+}
