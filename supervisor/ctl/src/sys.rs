@@ -1,0 +1,45 @@
+//! sys: the calls that have no safe form.
+//!
+//! Job: local time, a child that does not outlive us, waiting on a signalfd. May touch: libc. Keeps: every `unsafe` says why it holds.
+
+use nix::sys::signalfd::SignalFd;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// `2026-07-20 12:00:01.123` where this process is.
+pub fn local_time(ms: u64) -> String {
+    let seconds = libc::time_t::try_from(ms / 1000).unwrap_or(libc::time_t::MAX);
+    // SAFETY: `tm` is plain data for which zeroes are valid; localtime_r writes only it.
+    let tm = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const seconds, &raw mut tm);
+        tm
+    };
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:03}",
+        tm.tm_year + 1900,
+        tm.tm_mon + 1,
+        tm.tm_mday,
+        tm.tm_hour,
+        tm.tm_min,
+        tm.tm_sec,
+        ms % 1000
+    )
+}
+
+/// Lets the kernel end the child when this thread ends, however it does.
+pub fn end_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM).map_err(Into::into));
+    }
+}
+
+/// Makes a signalfd something to await. Within a tokio runtime.
+pub fn wait_on(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: a SignalFd owns one descriptor, always gives that one, and closes it only when dropped, after AsyncFd let it go.
+    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+}
