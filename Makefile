@@ -7,7 +7,8 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/loom/target
 export CARGO_TERM_COLOR ?= auto
 BIN := $(CARGO_TARGET_DIR)/debug
-PYTHON := var/venv/agents/bin/python
+PYTHON := examples/chat-agent/.venv/bin/python
+DEV := .venv/bin
 step = @printf '\n== %s\n' "$(1)"
 
 .PHONY: help demo test bench build install schemas clean
@@ -25,7 +26,7 @@ demo: build ## Run the chat agent to its end: model, memory, tools, kill -9, ado
 	@PATH="$(BIN):$$PATH" $(PYTHON) examples/chat-agent/demo.py
 
 test: build ## Everything that CI runs
-	@scripts/prepare dev model
+	@scripts/prepare agents dev model
 	$(call step,format)
 	cargo fmt --all --check
 	$(call step,clippy)
@@ -33,11 +34,11 @@ test: build ## Everything that CI runs
 	$(call step,Rust: unit tests and end to end with the real binaries)
 	LOOM_TEST_PYTHON="$(CURDIR)/$(PYTHON)" cargo nextest run --workspace --locked --no-fail-fast
 	$(call step,Python: ruff and mypy --strict)
-	var/venv/agents/bin/ruff check loom-py examples units tests
-	var/venv/agents/bin/ruff format --check loom-py examples units tests
-	cd loom-py && ../var/venv/agents/bin/mypy --strict src ../examples/chat-agent/agent.py
+	$(DEV)/ruff check loom-py examples units tests
+	$(DEV)/ruff format --check loom-py examples units tests
+	cd loom-py && ../$(DEV)/mypy
 	$(call step,Python: pytest)
-	cd loom-py && ../$(PYTHON) -m pytest -q
+	cd loom-py && ../$(DEV)/pytest
 	$(call step,all green)
 
 bench: build ## Measure, each figure beside its floor or peer of the same run
@@ -48,4 +49,4 @@ schemas: ## Print the schemas and golden messages again from the code
 	LOOM_UPDATE_SCHEMAS=1 LOOM_UPDATE_GOLDEN=1 cargo nextest run -p loom-core -p loom-api -E 'test(fresh)'
 
 clean: ## Remove what running from the checkout left (not the cargo cache)
-	rm -rf var
+	rm -rf var .venv examples/*/.venv units/lib/.venv

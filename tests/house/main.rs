@@ -94,7 +94,7 @@ fn landlock_and_seccomp_calls_are_made_only_by_the_launcher() {
 #[test]
 fn http_is_spoken_only_by_the_control_api() {
     only_in(&["hyper"], "supervisor", |path| {
-        path.starts_with("supervisor/daemon/src/control/") || path.starts_with("supervisor/api/src/control")
+        path.starts_with("supervisor/daemon/src/control") || path.starts_with("supervisor/api/src/control")
     });
 }
 

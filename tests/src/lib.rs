@@ -70,8 +70,8 @@ pub fn checkout() -> PathBuf {
 /// The interpreter that has loom-py, as `make test` prepares it.
 pub fn python() -> PathBuf {
     let path = std::env::var_os("LOOM_TEST_PYTHON")
-        .map_or_else(|| checkout().join("var/venv/agents/bin/python"), PathBuf::from);
-    assert!(path.exists(), "{} is missing: run `scripts/prepare dev` first", path.display());
+        .map_or_else(|| checkout().join("examples/chat-agent/.venv/bin/python"), PathBuf::from);
+    assert!(path.exists(), "{} is missing: run `scripts/prepare agents` first", path.display());
     path
 }
 
