@@ -18,7 +18,6 @@ import re
 from typing import Any, Literal
 
 import msgspec
-
 from loom import Agent, Context, Conversation, Done, Event, LoomError, Model, Retrying, Text, Turn, errors
 from loom.memory import tool_text
 from loom.models import Message

@@ -206,6 +206,7 @@ def run() -> None:
     ctl("logs", "chat", "-n", "25")
 
     step("A clean stop")
+    ctl("stop", "chat.target")
     stop()
     left = ours()
     if left:

