@@ -131,6 +131,12 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.room.tidy();
+    }
+}
+
 /// A checked unit, the same way as loomd makes one.
 fn unit(place: &Path, command: &[&str], more: &str) -> Unit {
     let units = place.join("units");
@@ -343,6 +349,7 @@ async fn a_forged_record_is_never_signalled() {
             let event = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::TreeEmpty { .. })), "{event:?}");
         }
+        other.tidy();
         assert!(lives(pid) && lives(real.pid), "{record:?}");
     }
     bystander.kill().unwrap();
@@ -383,5 +390,6 @@ fn a_new_loomd_takes_over_a_run_and_learns_its_end() {
             let event = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::TreeEmpty { .. })), "{event:?}");
         }
+        room.tidy();
     });
 }

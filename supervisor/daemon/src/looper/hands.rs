@@ -39,9 +39,16 @@ const AUDIT_MAX: usize = 10_000;
 const AUDIT_DEFAULT: usize = 100;
 
 impl Records for Store {
-    fn put(&self, records: Vec<(UnitId, Record)>) -> Later<Result<(), String>> {
+    fn put(&self, records: Vec<(UnitId, Record)>, on_disk: bool) -> Later<Result<(), String>> {
         let store = self.clone();
-        Box::pin(async move { store.put_records(records).await.map_err(|error| whole(&error)) })
+        Box::pin(async move {
+            let stored = match (records.is_empty(), on_disk) {
+                (true, _) => store.sync().await,
+                (false, true) => store.put_records(records).await,
+                (false, false) => store.put_records_soon(records).await,
+            };
+            stored.map_err(|error| whole(&error))
+        })
     }
 }
 

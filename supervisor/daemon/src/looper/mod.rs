@@ -28,7 +28,7 @@ use tokio::time::Instant;
 pub const EVENT_QUEUE: usize = 4096;
 /// How many questions may wait.
 pub const ASK_QUEUE: usize = 256;
-/// The most events taken as one burst, with one synced write.
+/// The most events taken as one burst, with one write.
 const BURST: usize = 1024;
 /// From the first request to end until everything is killed that has not ended in order.
 pub const TOTAL_STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -38,9 +38,10 @@ const AFTER_KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Work in the background that answers once.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Where records go. Answers after the synced write.
+/// Where records go.
 pub trait Records: Send + Sync + 'static {
-    fn put(&self, records: Vec<(UnitId, Record)>) -> Later<Result<(), String>>;
+    /// Answers once the records outlive loomd's death; with `on_disk` once they, and all before, outlive the machine's.
+    fn put(&self, records: Vec<(UnitId, Record)>, on_disk: bool) -> Later<Result<(), String>>;
 }
 
 /// Who else must know of runs: bus, agents, tools. Nothing here waits.
@@ -254,7 +255,10 @@ impl Looper {
         }
     }
 
-    /// One burst: all records as one synced write, then the rest in order.
+    /// One burst: all records as one write, then the rest in order.
+    ///
+    /// A record names a process, and no process outlives the machine: so a run's record must outlive loomd before its gate
+    /// opens, which a write without sync does. What somebody is told of is on the disk before they are told.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> VecDeque<Event> {
         let mut latest: BTreeMap<UnitId, Record> = BTreeMap::new();
         for effect in &effects {
@@ -263,7 +267,8 @@ impl Looper {
             }
         }
         // Launchers are made while the disk syncs: behind their gates they do nothing, and a gate that closes ends them.
-        let put = (!latest.is_empty()).then(|| self.records.put(latest.into_iter().collect()));
+        let on_disk = effects.iter().any(|effect| matches!(effect, Effect::JobDone { .. }));
+        let put = (on_disk || !latest.is_empty()).then(|| self.records.put(latest.into_iter().collect(), on_disk));
         let (stored, mut launchers) = tokio::join!(
             async {
                 match put {

@@ -458,15 +458,14 @@ impl Room {
         self.live.insert(unit.clone(), live);
     }
 
-    /// Removes directories of units that are not running; for a clean end.
+    /// Removes the cgroups of units that do not run; for a clean end.
     pub fn tidy(&self) {
-        if let Some(base) = self.common.cgroup_base() {
-            for unit in self.live.keys() {
-                let _ = fs::remove_dir(base.join(unit.to_string()));
-            }
-            // Not empty if something is left; then it stays.
-            let _ = fs::remove_dir(base);
+        let Some(base) = self.common.cgroup_base() else { return };
+        for unit in fs::read_dir(&base).into_iter().flatten().flatten() {
+            // Files are the kernel's, and a group that is not empty stays: neither can be removed this way.
+            let _ = fs::remove_dir(unit.path());
         }
+        let _ = fs::remove_dir(base);
     }
 
     fn listen(&mut self, unit: &UnitId) -> io::Result<()> {

@@ -32,7 +32,13 @@ const FAILURES_MAX: u32 = 2;
 
 /// One thing to write.
 pub enum Work {
-    Records(Vec<(UnitId, Record)>),
+    /// `sync`: answered once it is on the disk; else once it outlives this process.
+    Records {
+        records: Vec<(UnitId, Record)>,
+        sync: bool,
+    },
+    /// Syncs what was written without.
+    Sync,
     Put {
         unit: UnitId,
         run: RunId,
@@ -126,16 +132,20 @@ impl Committer {
     }
 
     fn sync_now(&mut self) {
+        if let Err(error) = self.sync() {
+            self.failed(&error);
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
         self.unsynced = None;
         let synced = self.inner.with_db(|db| {
             db.flush_wal(true).map_err(StoreError::write)?;
             Ok(db.latest_sequence_number())
         });
         self.inner.syncs.fetch_add(1, Ordering::Relaxed);
-        match synced {
-            Ok(reached) => self.advance(reached, true),
-            Err(error) => self.failed(&error),
-        }
+        self.advance(synced?, true);
+        Ok(())
     }
 
     /// Whether it was told to close.
@@ -158,7 +168,11 @@ impl Committer {
             }
             answers.push((answer, self.add(&mut round, work)));
         }
-        let written = if round.batch.is_empty() { Ok(()) } else { self.write(round.batch, round.sync) };
+        let written = match (round.batch.is_empty(), round.sync && self.unsynced.is_some()) {
+            (true, true) => self.sync(),
+            (true, false) => Ok(()),
+            (false, _) => self.write(round.batch, round.sync),
+        };
         match written {
             Ok(()) => {
                 for (answer, result) in answers {
@@ -214,7 +228,14 @@ impl Committer {
 
     fn add(&mut self, round: &mut Round, work: Work) -> Result<u64, StateError> {
         match work {
-            Work::Records(records) => self.add_records(round, records).map(|()| 0).map_err(StateError::Store),
+            Work::Records { records, sync } => {
+                round.sync |= sync;
+                self.add_records(round, records).map(|()| 0).map_err(StateError::Store)
+            }
+            Work::Sync => {
+                round.sync = true;
+                Ok(0)
+            }
             Work::Put { unit, run, key, value, if_version } => {
                 self.fence(&unit, run)?;
                 self.change(round, &unit, &key, Some(&value), if_version)
@@ -252,9 +273,7 @@ impl Committer {
                 round.batch.put_cf(family, unit.to_string(), sealed(&[&value]));
             }
             Ok(())
-        })?;
-        round.sync = true;
-        Ok(())
+        })
     }
 
     fn fence(&self, unit: &UnitId, run: RunId) -> Result<(), StateError> {
@@ -410,11 +429,11 @@ fn bytes_used(db: &DB, unit: &UnitId) -> Result<u64, StoreError> {
 impl Work {
     fn size(&self) -> usize {
         match self {
-            Work::Records(records) => records.len() * 1024,
+            Work::Records { records, .. } => records.len() * 1024,
             Work::Put { value, key, .. } => key.len() + value.len(),
             Work::Delete { key, .. } => key.len(),
             Work::Audit(_) => 1024,
-            Work::ClearLosses | Work::Close => 0,
+            Work::Sync | Work::ClearLosses | Work::Close => 0,
         }
     }
 }

@@ -166,7 +166,18 @@ impl Store {
 
     /// Stores records as one batch; returns once they are synced.
     pub async fn put_records(&self, records: Vec<(UnitId, Record)>) -> Result<(), StoreError> {
-        self.ask(Work::Records(records)).await.map(drop).map_err(StateError::into_store)
+        self.ask(Work::Records { records, sync: true }).await.map(drop).map_err(StateError::into_store)
+    }
+
+    /// Stores records as one batch; returns once they outlive loomd, and syncs within a second, or with the next write that
+    /// does: the log is in order, so nothing synced later can be there without them.
+    pub async fn put_records_soon(&self, records: Vec<(UnitId, Record)>) -> Result<(), StoreError> {
+        self.ask(Work::Records { records, sync: false }).await.map(drop).map_err(StateError::into_store)
+    }
+
+    /// Returns once everything written before is on the disk.
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        self.ask(Work::Sync).await.map(drop).map_err(StateError::into_store)
     }
 
     /// All unit records. One that is damaged is an error: guessing could start a unit twice.
