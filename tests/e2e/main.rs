@@ -1,4 +1,5 @@
 //! End to end: what a person sees, with the real binaries.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod bus;
 mod chaos;

@@ -51,8 +51,11 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A credential's name and what it holds.
+pub type Credential = (String, Secret<Vec<u8>>);
+
 /// Reads the unit's credentials; the first that cannot be had ends the start.
-pub fn credentials(unit: &Unit) -> Result<Vec<(String, Secret<Vec<u8>>)>, String> {
+pub fn credentials(unit: &Unit) -> Result<Vec<Credential>, String> {
     let Some(exec) = &unit.exec else { return Ok(Vec::new()) };
     if exec.credentials.len() > MOST_CREDENTIALS {
         return Err(format!("{} has more than {MOST_CREDENTIALS} credentials", unit.id));

@@ -178,8 +178,7 @@ impl Peers {
 
     fn tree(&self, unit: &UnitId) -> Option<Tree> {
         let current = self.common.places().get(unit).map(|place| Arc::clone(&place.current))?;
-        let tree = lock(&current).as_ref().map(|(_, tree)| tree.clone());
-        tree
+        lock(&current).as_ref().map(|(_, tree)| tree.clone())
     }
 
     /// The processes of a unit's live run, main first, with their command lines.
