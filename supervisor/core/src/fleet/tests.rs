@@ -1,5 +1,4 @@
 //! The rules of all units together: sentences first, then random stories over a simulated world.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod sim;
 

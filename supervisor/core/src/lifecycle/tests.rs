@@ -1,5 +1,4 @@
 //! The rules of one unit, as tables that read as the specification.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
 use crate::fleet::Found;

@@ -1,7 +1,7 @@
 //! Promises of the store. What must survive `kill -9` is written by a child process: this test binary, run again.
 
 use super::*;
-use loom_core::lifecycle::{Phase, RunResult};
+use loom_core::lifecycle::Phase;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -11,23 +11,7 @@ fn unit(name: &str) -> UnitId {
 }
 
 fn record(run: u64) -> Record {
-    Record {
-        version: 1,
-        run: RunId(run),
-        phase: Phase::Live,
-        identity: None,
-        wanted: true,
-        restarts: 0,
-        failures: 0,
-        result: RunResult::Success,
-        exit: None,
-        since: 0,
-        triggered_by: "person".into(),
-        next_start: None,
-        kill_at: None,
-        enforcement: Vec::new(),
-        ready: true,
-    }
+    Record { run: RunId(run), phase: Phase::Live, wanted: true, ready: true, ..Record::never_ran() }
 }
 
 fn audit(unit: &UnitId, call: &str, stage: &str) -> AuditRecord {
