@@ -1,6 +1,8 @@
 //! The process room with the real launcher: what becomes of runs, and what is left of them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#![allow(clippy::unwrap_used)]
+
 use loom_core::fleet::{Event, Found};
 use loom_core::ids::{RunId, UnitId};
 use loom_core::launch_plan::Stage;

@@ -16,11 +16,11 @@ pub struct Children {
 
 impl Children {
     /// Makes a child and registers it in one step, so that no reaper comes between.
-    pub fn make<E>(&self, spawn: impl FnOnce() -> Result<i32, E>) -> Result<i32, E> {
+    pub fn make<T>(&self, spawn: impl FnOnce() -> io::Result<(i32, T)>) -> io::Result<(i32, T)> {
         let mut watched = self.lock();
-        let pid = spawn()?;
-        watched.insert(pid);
-        Ok(pid)
+        let made = spawn()?;
+        watched.insert(made.0);
+        Ok(made)
     }
 
     /// The watcher has taken the exit status; reaps what may have waited behind it.

@@ -34,7 +34,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tree::{Lineage, Tree};
 
@@ -98,6 +98,8 @@ struct Common {
     places: Mutex<BTreeMap<UnitId, Place>>,
     /// Tool workers that run, by pid.
     workers: Mutex<BTreeMap<i32, OwnedFd>>,
+    /// Whether children can be born in a cgroup.
+    births: OnceLock<bool>,
 }
 
 impl Common {
@@ -198,8 +200,13 @@ impl Room {
     pub fn open(settings: Settings, events: mpsc::Sender<Event>) -> Self {
         let (heard, ears) = mpsc::channel(NOTIFY_QUEUE);
         tokio::spawn(pass_on(ears, events.clone()));
-        let common =
-            Common { settings, children: Children::default(), places: Mutex::default(), workers: Mutex::default() };
+        let common = Common {
+            settings,
+            children: Children::default(),
+            places: Mutex::default(),
+            workers: Mutex::default(),
+            births: OnceLock::new(),
+        };
         Self { common: Arc::new(common), live: BTreeMap::new(), ears: BTreeMap::new(), events, heard }
     }
 
@@ -290,13 +297,19 @@ impl Room {
             next += 1;
         }
         let cgroup = self.cgroup_of(id).map_err(LaunchFailure::Resources)?;
-        let cgroup_fd = match &cgroup {
+        let group = match &cgroup {
+            Some(directory) => Some(open_directory(directory).map_err(|error| resources("open", directory, &error))?),
             None => None,
-            Some(directory) => {
-                let opened = open_directory(directory).map_err(|error| resources("open", directory, &error))?;
-                placement.put(opened, next).map_err(|error| resources("pass", directory, &error))?;
+        };
+        let joins = match &group {
+            // Born there; the launcher need not join.
+            Some(group) if !self.can_be_born_in(group) => {
+                placement
+                    .put(group, next)
+                    .map_err(|error| LaunchFailure::Resources(format!("cannot pass a cgroup: {error}")))?;
                 Some(next)
             }
+            Some(_) | None => None,
         };
         let around = Surroundings {
             program: text(&looked.program),
@@ -305,7 +318,7 @@ impl Room {
             code_files: texts(&looked.code_files),
             env,
             descriptors,
-            cgroup: cgroup_fd,
+            cgroup: joins,
             ..self.common.around(id, &unit.sandbox.profile)
         };
         let (plan, enforcement) = sandbox::plan(unit, facts, &self.common.settings.machine, &around)
@@ -313,7 +326,10 @@ impl Room {
 
         let log = (self.common.settings.open_log)(id, run)
             .map_err(|error| LaunchFailure::Resources(format!("cannot open the log of {id}: {error}")))?;
-        let started = self.common.launch(&plan, &mut placement, &log, None).map_err(LaunchFailure::Resources)?;
+        let started = self
+            .common
+            .launch(&plan, &mut placement, &log, None, group.as_ref().filter(|_| joins.is_none()))
+            .map_err(LaunchFailure::Resources)?;
         let identity = self.common.identify(&started, cgroup.as_deref(), token_sha256);
         let Some(identity) = identity else {
             // The pidfd proves that it ended; its report says why.
@@ -480,6 +496,18 @@ impl Room {
         Ok(())
     }
 
+    /// Whether a child can be born in a cgroup; tried once.
+    fn can_be_born_in(&self, group: &fs::File) -> bool {
+        *self.common.births.get_or_init(|| {
+            let made = self.common.children.make(|| sys::born_in(group.as_fd(), None));
+            if let Ok((pid, _)) = &made {
+                // It ends at once; the reaper has it.
+                self.common.children.taken(*pid);
+            }
+            made.is_ok()
+        })
+    }
+
     fn cgroup_of(&self, unit: &UnitId) -> Result<Option<PathBuf>, String> {
         let Some(base) = self.common.cgroup_base() else { return Ok(None) };
         let directory = base.join(unit.to_string());
@@ -568,12 +596,14 @@ struct Started {
 
 impl Common {
     /// Starts loom-launch with a plan. `face`: what becomes descriptors 0 and 1 instead of nothing and the log.
+    /// `birthplace`: the cgroup it is born in.
     fn launch(
         &self,
         plan: &LaunchPlan,
         placement: &mut Placement,
         log: &OwnedFd,
         face: Option<&OwnedFd>,
+        birthplace: Option<&fs::File>,
     ) -> Result<Started, String> {
         let words = serde_json::to_vec(plan).map_err(|error| format!("cannot write the launch plan: {error}"))?;
         if words.len() > PLAN_MAX_BYTES {
@@ -605,7 +635,7 @@ impl Common {
         let our_report = tokio::net::unix::pipe::Receiver::from_owned_fd(our_report).map_err(failed)?;
         let program = self.settings.libexec.join("loom-launch");
         let (pid, pidfd) = placement
-            .spawn(&program, "loom-launch", &self.children)
+            .spawn(&program, "loom-launch", birthplace.map(AsFd::as_fd), &self.children)
             .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         Ok(Started { pid, pidfd, gate: Some(our_gate), report: Some(our_report) })
     }

@@ -189,3 +189,82 @@ pub fn wakeable(
     // SAFETY: the value owns its descriptor and returns the same open one for as long as it lives.
     Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd.into(), interest) }?)
 }
+
+/// `struct clone_args`, as of Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `CLONE_INTO_CGROUP`, Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// What a child does before it becomes its program.
+pub struct Becoming<'a> {
+    /// Copies to make, each (from, to); no `to` is a later `from`.
+    pub placed: &'a [(RawFd, RawFd)],
+    /// Its file.
+    pub program: &'a std::ffi::CStr,
+    /// Its first argument. It has no other, and no environment.
+    pub name: &'a std::ffi::CStr,
+}
+
+/// Starts a child that is born in a cgroup. To join one later costs the kernel a grace period, some ten milliseconds.
+///
+/// `None` instead of a program: the child ends at once, which shows whether this works here.
+pub fn born_in(cgroup: BorrowedFd<'_>, becoming: Option<&Becoming<'_>>) -> io::Result<(i32, OwnedFd)> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    let argv = [becoming.map_or(std::ptr::null(), |becoming| becoming.name.as_ptr()), std::ptr::null()];
+    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: a copy of this process, not a sharer of its memory. The child calls only what is safe in a signal handler
+    // (dup2, sigaction, sigprocmask, execve, _exit), on memory that was made before; so a lock that another thread holds
+    // at this moment cannot stop it. Signals are blocked meanwhile, so that no handler of ours runs in it.
+    let pid = unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let pid = libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>());
+        if pid == 0 {
+            let Some(becoming) = becoming else { libc::_exit(0) };
+            for (from, to) in becoming.placed {
+                if libc::dup2(*from, *to) < 0 {
+                    libc::_exit(126);
+                }
+            }
+            // All handlers end with exec; what is ignored would not, and the Rust runtime ignores this one.
+            let mut default: libc::sigaction = std::mem::zeroed();
+            default.sa_sigaction = libc::SIG_DFL;
+            libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut());
+            libc::sigemptyset(&raw mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+            libc::execve(becoming.program.as_ptr(), argv.as_ptr(), environment.as_ptr());
+            libc::_exit(127)
+        }
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        if pid < 0 {
+            return Err(error);
+        }
+        pid
+    };
+    // SAFETY: the kernel put a new descriptor there, close-on-exec, and nobody else knows it.
+    Ok((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}

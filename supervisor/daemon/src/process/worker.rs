@@ -56,7 +56,7 @@ impl WorkerDoor {
         ours.set_nonblocking(true).map_err(|error| format!("cannot set up a socket pair: {error}"))?;
         let stream =
             tokio::net::UnixStream::from_std(ours).map_err(|error| format!("cannot watch a socket: {error}"))?;
-        let started = self.common.launch(&plan, &mut Placement::default(), &log, Some(&OwnedFd::from(theirs)))?;
+        let started = self.common.launch(&plan, &mut Placement::default(), &log, Some(&OwnedFd::from(theirs)), None)?;
         let pid = started.pid;
         if let Some(gate) = started.gate {
             // A worker is nothing that a new loomd adopts: its stream ends with ours. So nothing is stored first.
