@@ -1,5 +1,4 @@
 //! The process room with the real launcher: what becomes of runs, and what is left of them.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 #![allow(clippy::unwrap_used)]
 
