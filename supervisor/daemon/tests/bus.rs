@@ -600,6 +600,33 @@ on_the_bus! {
     }
 }
 
+#[tokio::test]
+async fn a_request_to_a_run_that_is_on_its_way_waits_for_it() {
+    let world = World::start();
+    world.unit("late", grants(&[], &[], &[]));
+    let mut answers = world.bus.request_as_person("unit.late.ask", Bytes::from_static(b"1"), LIMIT);
+    let (client, mut deliveries) = world.client("late").await;
+    client.subscribe("unit.late.>").await.unwrap();
+    client.receive_some().unwrap();
+    let asked = soon("the request", next(&mut deliveries)).await;
+    client.reply(name(&asked), Bytes::from_static(b"2")).unwrap();
+    let Some(BusAnswer::Reply { data, .. }) = soon("the answer", answers.recv()).await else { panic!("no reply") };
+    assert_eq!(data, "2");
+}
+
+#[tokio::test]
+async fn a_request_to_a_run_that_dies_on_its_way_fails_at_once() {
+    let world = World::start();
+    world.unit("dying", grants(&[], &[], &[]));
+    let mut answers = world.bus.request_as_person("unit.dying.ask", Bytes::from_static(b"1"), LIMIT);
+    world.bus.end_run(&id("dying"), RunId(1));
+    let Some(BusAnswer::Failed(error)) = soon("the answer", answers.recv()).await else { panic!("no refusal") };
+    assert_eq!((error.code, error.outcome), (Code::UnitFailed, Some(Outcome::NotRun)));
+    let mut late = world.bus.request_as_person("unit.dying.ask", Bytes::from_static(b"1"), LIMIT);
+    let Some(BusAnswer::Failed(error)) = soon("the answer", late.recv()).await else { panic!("no refusal") };
+    assert_eq!(error.code, Code::NoReceiver);
+}
+
 fn rss_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
