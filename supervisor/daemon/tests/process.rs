@@ -265,6 +265,10 @@ async fn leftovers_of_a_main_process_that_ended_are_ended() {
         assert!(lives(left));
         assert_eq!(bench.end(&unit.id, 1).await, None);
         assert!(!lives(left));
+        // And the unit can start again after that.
+        bench.start(&unit, 2).await;
+        assert_eq!(bench.next().await, Event::Exited { unit: unit.id.clone(), run: RunId(2), exit: Exit::Code(0) });
+        bench.end(&unit.id, 2).await;
     }
 }
 

@@ -35,6 +35,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tree::{Lineage, Tree};
 
@@ -48,6 +49,8 @@ const REPORT_FD: i32 = 5;
 const FIRST_PASSED_FD: i32 = 10;
 /// How many notify messages may wait; beyond it their senders wait.
 const NOTIFY_QUEUE: usize = 256;
+/// How long the child may take that shows whether children can be born in a cgroup.
+const TRIAL_LIMIT: Duration = Duration::from_secs(1);
 /// The longest path of a unix socket, without the terminating zero.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 
@@ -298,12 +301,18 @@ impl Room {
         }
         let cgroup = self.cgroup_of(id).map_err(LaunchFailure::Resources)?;
         let group = match &cgroup {
-            Some(directory) => Some(open_directory(directory).map_err(|error| resources("open", directory, &error))?),
+            Some(cgroup) => {
+                let path = &cgroup.directory;
+                Some(open_directory(path).map_err(|error| resources("open", path, &error))?)
+            }
             None => None,
         };
+        let born = match (&cgroup, &group) {
+            (Some(cgroup), Some(group)) => cgroup.fresh && self.can_be_born_in(group),
+            (_, _) => false,
+        };
         let joins = match &group {
-            // Born there; the launcher need not join.
-            Some(group) if !self.can_be_born_in(group) => {
+            Some(group) if !born => {
                 placement
                     .put(group, next)
                     .map_err(|error| LaunchFailure::Resources(format!("cannot pass a cgroup: {error}")))?;
@@ -328,8 +337,9 @@ impl Room {
             .map_err(|error| LaunchFailure::Resources(format!("cannot open the log of {id}: {error}")))?;
         let started = self
             .common
-            .launch(&plan, &mut placement, &log, None, group.as_ref().filter(|_| joins.is_none()))
+            .launch(&plan, &mut placement, &log, None, group.as_ref().filter(|_| born))
             .map_err(LaunchFailure::Resources)?;
+        let cgroup = cgroup.map(|cgroup| cgroup.directory);
         let identity = self.common.identify(&started, cgroup.as_deref(), token_sha256);
         let Some(identity) = identity else {
             // The pidfd proves that it ended; its report says why.
@@ -499,21 +509,28 @@ impl Room {
     /// Whether a child can be born in a cgroup; tried once.
     fn can_be_born_in(&self, group: &fs::File) -> bool {
         *self.common.births.get_or_init(|| {
-            let made = self.common.children.make(|| sys::born_in(group.as_fd(), None));
-            if let Ok((pid, _)) = &made {
-                // It ends at once; the reaper has it.
-                self.common.children.taken(*pid);
-            }
-            made.is_ok()
+            let lived = self.common.children.make(|| sys::born_in(group.as_fd(), None)).and_then(|(pid, pidfd)| {
+                let ended = sys::wait_for_end(pidfd.as_fd(), TRIAL_LIMIT);
+                self.common.children.taken(pid);
+                ended
+            });
+            lived.is_ok_and(|ended| ended.is_some_and(|ended| ended.exited && ended.status == 0))
         })
     }
 
-    fn cgroup_of(&self, unit: &UnitId) -> Result<Option<PathBuf>, String> {
+    /// A new cgroup for the unit, if there are any here.
+    fn cgroup_of(&self, unit: &UnitId) -> Result<Option<Cgroup>, String> {
         let Some(base) = self.common.cgroup_base() else { return Ok(None) };
         let directory = base.join(unit.to_string());
+        // In a group that was ever ended by `cgroup.kill`, kernels from 6.14 on kill whoever is born: they compare its count
+        // of kills with that of the parent's group.
+        let fresh = match fs::remove_dir(&directory) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
         fs::create_dir_all(&directory)
             .map_err(|error| format!("cannot make cgroup {}: {error}", directory.display()))?;
-        Ok(Some(directory))
+        Ok(Some(Cgroup { directory, fresh }))
     }
 
     /// Registers a started or adopted process and tells what becomes of it.
@@ -584,6 +601,13 @@ impl Room {
             let _ = tell_gone.send(true);
         });
     }
+}
+
+/// A unit's cgroup v2 directory.
+struct Cgroup {
+    directory: PathBuf,
+    /// Just made: nobody was ever killed in it.
+    fresh: bool,
 }
 
 /// A launcher just started, or an adopted process.

@@ -163,6 +163,14 @@ pub fn wait(whom: Whom<'_>, keep: bool) -> io::Result<Option<Ended>> {
     }))
 }
 
+/// Waits for a child's end, at most `limit`, and reaps it.
+pub fn wait_for_end(pidfd: BorrowedFd<'_>, limit: std::time::Duration) -> io::Result<Option<Ended>> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let limit = PollTimeout::try_from(limit).map_err(io::Error::other)?;
+    poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], limit)?;
+    wait(Whom::Pidfd(pidfd), false)
+}
+
 /// A memory file that can no longer be changed, read from its start. Named for `/proc/<pid>/fd` only.
 pub fn sealed_memory(name: &std::ffi::CStr, content: &[u8]) -> io::Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
