@@ -125,14 +125,24 @@ impl UnitId {
     }
 
     /// The `<u>` of the topics `unit.<u>.…`: `chat` for agents, `researcher@7` for their instances, `name_kind` otherwise.
+    ///
+    /// What an instance's text has beyond `A-Z a-z 0-9 - :` is written as `\xNN`, so that two units never share a mailbox
+    /// and an instance called `a.b` owns nothing below `a`.
     pub fn mailbox(&self) -> String {
-        let base = match &self.instance {
-            Some(instance) => format!("{}@{instance}", self.name.0),
-            None => self.name.0.clone(),
-        };
+        let mut text = self.name.0.clone();
+        if let Some(instance) = self.instance() {
+            text.push('@');
+            for c in instance.chars() {
+                if c.is_ascii_alphanumeric() || "-:".contains(c) {
+                    text.push(c);
+                } else {
+                    text.push_str(&format!("\\x{:02x}", u32::from(c)));
+                }
+            }
+        }
         match self.kind {
-            Kind::Agent => base,
-            kind => format!("{base}_{kind}"),
+            Kind::Agent => text,
+            kind @ (Kind::Service | Kind::Target) => format!("{text}_{kind}"),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Keeps: `*` is exactly one segment, `>` one or more at the end; no grant opens another unit's mailbox;
 //! a denial names the line that would allow.
 
-use crate::ids::{Kind, UnitId};
+use crate::ids::UnitId;
 use crate::unit;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -178,28 +178,6 @@ impl From<&Topic> for Filter {
     }
 }
 
-/// The `<u>` of `unit.<u>.…`: `chat` for agents, `researcher@7` for their instances, `name_kind` otherwise.
-///
-/// What an instance's text has beyond `A-Z a-z 0-9 - :` is written as `\xNN`, so that two units never share a mailbox
-/// and an instance called `a.b` owns nothing below `a`.
-pub fn mailbox(unit: &UnitId) -> String {
-    let mut text = unit.name().as_str().to_owned();
-    if let Some(instance) = unit.instance() {
-        text.push('@');
-        for c in instance.chars() {
-            if c.is_ascii_alphanumeric() || "-:".contains(c) {
-                text.push(c);
-            } else {
-                text.push_str(&format!("\\x{:02x}", u32::from(c)));
-            }
-        }
-    }
-    match unit.kind() {
-        Kind::Agent => text,
-        kind @ (Kind::Service | Kind::Target) => format!("{text}_{kind}"),
-    }
-}
-
 /// Filters with a value each; finding those that match costs by depth, not by their number.
 #[derive(Debug, Clone)]
 pub struct Trie<T> {
@@ -355,7 +333,7 @@ impl Grants {
         let parse = |list: &[String]| list.iter().map(|text| text.parse()).collect::<Result<Vec<Filter>, _>>();
         Ok(Self {
             unit: unit.to_string(),
-            mailbox: mailbox(unit),
+            mailbox: unit.mailbox(),
             publish: parse(&bus.publish)?,
             subscribe: parse(&bus.subscribe)?,
             request: parse(&bus.request)?,
@@ -530,7 +508,8 @@ mod tests {
             "x@a.agent",
             "x@a\\x2eb.agent",
         ];
-        let boxes: std::collections::BTreeSet<_> = units.iter().map(|u| mailbox(&u.parse().unwrap())).collect();
+        let boxes: std::collections::BTreeSet<_> =
+            units.iter().map(|u| u.parse::<UnitId>().unwrap().mailbox()).collect();
         assert_eq!(boxes.len(), units.len(), "{boxes:?}");
         for mailbox in boxes {
             let text = format!("unit.{mailbox}.ask");

@@ -355,6 +355,41 @@ fn the_committed_schemas_are_fresh() {
 }
 
 /// Problems lie in their file, and reading comes to an end.
+#[test]
+fn a_rule_or_filter_that_is_accepted_is_one_for_the_tool_room_and_the_bus() {
+    use loom_core::tools::{List, Rule};
+    let accepted = |key: &str, text: &str| {
+        let section = if matches!(key, "allow" | "deny") { "tools" } else { "bus" };
+        let file = format!("{RUNS}[{section}]\n{key} = [{text:?}]\n");
+        load_all(&set(&[(0, "a.agent.toml", &file)]), &facts(), None).problems.is_empty()
+    };
+    let rules = [
+        "fs:read",
+        "fs:*",
+        "*",
+        "*:read",
+        "fs:r*",
+        "web:fetch",
+        "fs:read(path=a/**)",
+        "fs:read(path=a/)",
+        "fs:read(paht=a)",
+        "fs:read(path=a",
+        "fs:write(mode=create, path=b)",
+        "fs:list(depth<=3)",
+        "fs:list(depth==3)",
+        "fs:list(depth==x)",
+        "",
+    ];
+    for text in rules {
+        for (key, list) in [("allow", List::Allow), ("deny", List::Deny)] {
+            assert_eq!(accepted(key, text), Rule::parse(text, list).is_ok(), "{key} {text}");
+        }
+    }
+    for text in ["a", "a.*.>", "a.b@7", "unit.b@7.>", "a.>.b", "a.b*", "", "a..b", "ä"] {
+        assert_eq!(accepted("publish", text), text.parse::<loom_core::topic::Filter>().is_ok(), "{text}");
+    }
+}
+
 fn sound(name: &str, bytes: Vec<u8>) -> Result<(), TestCaseError> {
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let mut files = set(&[(0, name, "")]);

@@ -89,6 +89,11 @@ impl Rule {
         self.constraints.is_empty()
     }
 
+    /// Whether it matches every call that `other` matches, as far as that can be told without arguments.
+    pub fn covers(&self, other: &Rule) -> bool {
+        self.text == other.text || self.is_unconditional() && other.tools.iter().all(|tool| self.names(*tool))
+    }
+
     /// Whether everything but the path holds. A missing argument matches nothing but `absent`.
     pub(super) fn holds_but_for_path(&self, tool: Native, args: &Value) -> bool {
         self.names(tool)
@@ -254,6 +259,16 @@ mod tests {
         assert_eq!(names("*"), ["fs:list", "fs:read", "fs:write"]);
         assert_eq!(names("*:read"), ["fs:read"]);
         assert_eq!(names("fs:*(path=**/.env)"), ["fs:list", "fs:read", "fs:write"]);
+    }
+
+    #[test]
+    fn a_rule_covers_what_it_matches_whatever_the_arguments() {
+        let covers = |deny: &str, allow: &str| {
+            Rule::parse(deny, List::Deny).unwrap().covers(&Rule::parse(allow, List::Allow).unwrap())
+        };
+        assert!(covers("fs:r*", "fs:read(path=a)") && covers("*", "fs:*") && covers("fs:list", "fs:list"));
+        assert!(covers("fs:read(path=a)", "fs:read(path=a)"), "the same words");
+        assert!(!covers("fs:read", "fs:*") && !covers("fs:read(path=b)", "fs:read(path=a)"));
     }
 
     #[test]

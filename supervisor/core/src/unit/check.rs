@@ -1,7 +1,7 @@
 //! check: a unit as written → a unit that is valid because it exists.
 //!
 //! Job: sections, keys, types, values and what must fit together within one unit; every problem at once.
-//! May touch: `raw`, `keys`, `values`, `source`. May not: look at another unit, or at the disk.
+//! May touch: `raw`, `keys`, `values`, `source`, `tools`. May not: look at another unit, or at the disk.
 //! Keeps: each problem names its place; a default is filled in here and nowhere else.
 
 use super::keys::{self, Key, Section, Shape};
@@ -13,6 +13,7 @@ use super::words::{listed, nearest};
 use super::*;
 use crate::ids::Kind;
 use crate::machine::Promise;
+use crate::tools::{BadRule, List, Rule};
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
@@ -35,6 +36,13 @@ pub struct Marks {
     pub writes: Vec<Place>,
     /// What is executed, and where that is written.
     pub executes: Vec<(String, Place)>,
+}
+
+/// A good rule and where it stands.
+struct Found {
+    rule: ToolRule,
+    parsed: Rule,
+    at: Place,
 }
 
 /// Checks one unit.
@@ -236,7 +244,7 @@ impl<'a> Checker<'a> {
             Shape::Hosts => drop(self.hosts(key, raw)),
             Shape::Ports => drop(self.ports(key, raw)),
             Shape::Filters => drop(self.filters(key, raw)),
-            Shape::Rules { allow } => drop(self.rules(key, raw, allow)),
+            Shape::Rules(list) => drop(self.rules(key, raw, list)),
             Shape::Url => drop(self.url(key, raw)),
         }
     }
@@ -841,12 +849,24 @@ impl<'a> Checker<'a> {
         out
     }
 
-    fn rules(&mut self, key: &str, raw: &Raw, allow: bool) -> Vec<(ToolRule, Place)> {
+    fn rules(&mut self, key: &str, raw: &Raw, list: List) -> Vec<Found> {
         let mut out = Vec::new();
         for (text, at) in self.texts(key, raw) {
-            match values::rule(&text, allow) {
-                Ok(_) => out.push((ToolRule { text, origin: (self.files)(at.file).origin(at) }, at)),
-                Err(wrong) => self.wrong(key, at, wrong),
+            match Rule::parse(&text, list) {
+                Ok(rule) => {
+                    let origin = (self.files)(at.file).origin(at);
+                    out.push(Found { rule: ToolRule { text, origin }, parsed: rule, at });
+                }
+                Err(BadRule { at: from, length, message, help }) => {
+                    // Where something is missing at the end, the mark stands on the closing quote.
+                    let place = self.inside(at, &text, from..from + length.max(1));
+                    let label = match (from, length) {
+                        (_, 0) => "something is missing here",
+                        (0, _) => "not a rule",
+                        (_, _) => "not a condition",
+                    };
+                    self.error(place, format!("`{key}`: {message}"), label, help);
+                }
             }
         }
         out
@@ -1099,15 +1119,16 @@ impl<'a> Checker<'a> {
 
     fn tools(&mut self, unit: &RawUnit, working_directory: String) -> Tools {
         let get = |key: &str| find(&unit.0, "tools", key);
-        let allow = get("allow").map(|raw| self.rules("tools.allow", raw, true)).unwrap_or_default();
-        let deny = get("deny").map(|raw| self.rules("tools.deny", raw, false)).unwrap_or_default();
-        for (rule, at) in &allow {
-            if let Some((cover, _)) = deny.iter().find(|(deny, _)| covers(&deny.text, &rule.text)) {
-                let help = format!("a deny always wins: remove one of the two; the deny is at {}", cover.origin);
-                self.warn(*at, format!("`{}` can never allow anything", rule.text), "always denied", help);
+        let allow = get("allow").map(|raw| self.rules("tools.allow", raw, List::Allow)).unwrap_or_default();
+        let deny = get("deny").map(|raw| self.rules("tools.deny", raw, List::Deny)).unwrap_or_default();
+        for found in &allow {
+            if let Some(cover) = deny.iter().find(|deny| deny.parsed.covers(&found.parsed)) {
+                let help = format!("a deny always wins: remove one of the two; the deny is at {}", cover.rule.origin);
+                let message = format!("`{}` can never allow anything", found.rule.text);
+                self.warn(found.at, message, "always denied", help);
             }
         }
-        let rules = |found: Vec<(ToolRule, Place)>| found.into_iter().map(|(rule, _)| rule).collect();
+        let rules = |found: Vec<Found>| found.into_iter().map(|found| found.rule).collect();
         Tools {
             allow: rules(allow),
             deny: rules(deny),
@@ -1250,17 +1271,6 @@ pub fn find<'t>(table: &'t Table, section: &str, key: &str) -> Option<&'t Raw> {
 /// Whether a section's name is taken by something that is no section, which is reported already.
 fn is_misplaced(unit: &RawUnit, section: &str) -> bool {
     unit.0.get(section).is_some_and(|entry| !matches!(entry.raw.value, Value::Table(_)))
-}
-
-/// `deny` refuses all that `allow` allows, as far as that can be told without arguments.
-fn covers(deny: &str, allow: &str) -> bool {
-    if deny == allow {
-        return true;
-    }
-    let (Ok((scope, name, false)), Ok((of, tool, _))) = (values::rule(deny, false), values::rule(allow, true)) else {
-        return false;
-    };
-    crate::glob::matches(scope, of) && crate::glob::matches(name, tool)
 }
 
 fn from_word<T: serde::de::DeserializeOwned>(word: &str) -> Option<T> {

@@ -1,9 +1,10 @@
 //! keys: every section and key of a unit file, once.
 //!
-//! Job: the table from which checking, suggestions and the JSON Schema follow. May touch: `ids`.
+//! Job: the table from which checking, suggestions and the JSON Schema follow. May touch: `ids`, `tools`.
 //! Keeps: a key that is not here is an error everywhere.
 
 use crate::ids::Kind;
+use crate::tools::List;
 
 /// What a value may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,11 +73,8 @@ pub enum Shape {
     Ports,
     /// Filters over topics.
     Filters,
-    /// Tool rules.
-    Rules {
-        /// Rules of `allow` must name their scope.
-        allow: bool,
-    },
+    /// Tool rules of one list.
+    Rules(List),
     /// `http://…`
     Url,
 }
@@ -94,7 +92,7 @@ impl Shape {
             | Shape::Hosts
             | Shape::Ports
             | Shape::Filters
-            | Shape::Rules { .. } => true,
+            | Shape::Rules(_) => true,
             Shape::Text
             | Shape::Path
             | Shape::Environment
@@ -304,8 +302,8 @@ pub const SECTIONS: &[Section] = &[
         named: None,
         about: "What it may have done.",
         keys: &[
-            key("allow", Shape::Rules { allow: true }, "Rules that allow: fs:read(path=notes/**)."),
-            key("deny", Shape::Rules { allow: false }, "Rules that refuse; they win."),
+            key("allow", Shape::Rules(List::Allow), "Rules that allow: fs:read(path=notes/**)."),
+            key("deny", Shape::Rules(List::Deny), "Rules that refuse; they win."),
             key("workspace", Shape::Path, "Where relative paths start. Default: the working directory."),
             key("timeout", Shape::Time { least_ms: 1 }, "Longest time a call may take. Default: 30s."),
         ],

@@ -62,7 +62,7 @@ fn table(keys: &[Key], about: &str) -> Value {
 fn value(key: &Key) -> Value {
     let mut value = match key.shape {
         Shape::Text | Shape::Path | Shape::Signal => json!({ "type": "string" }),
-        Shape::Texts | Shape::Units | Shape::Paths { .. } | Shape::Hosts | Shape::Filters | Shape::Rules { .. } => {
+        Shape::Texts | Shape::Units | Shape::Paths { .. } | Shape::Hosts | Shape::Filters | Shape::Rules(_) => {
             json!({ "type": "array", "items": { "type": "string" } })
         }
         Shape::Command => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 }),

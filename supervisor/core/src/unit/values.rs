@@ -1,9 +1,10 @@
 //! values: the small languages inside unit files.
 //!
-//! Job: time spans, sizes, signals, hosts, filters, tool rules, paths: text → value, or why not and what was meant.
-//! May touch: nothing but `unit`'s types. Keeps: no text makes it panic.
+//! Job: time spans, sizes, signals, hosts, filters, paths: text → value, or why not and what was meant.
+//! May touch: `unit`'s types, `topic`. Keeps: no text makes it panic; a filter that is good here is one for the bus.
 
 use super::HostGrant;
+use crate::topic::{BadTopic, Filter, SEGMENT_MAX_BYTES, TOPIC_MAX_BYTES, TOPIC_MAX_SEGMENTS};
 
 /// Why a text is no such value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,116 +310,38 @@ pub fn url(text: &str) -> Result<(String, u16), Wrong> {
     }
 }
 
-/// Segments of a topic, at most.
-pub const SEGMENTS_MAX: usize = 16;
-
-/// A filter over topics.
+/// A filter over topics, as the bus reads it.
 pub fn filter(text: &str) -> Result<(), Wrong> {
-    let bad = |label: String, help: &str| wrong(format!("`{text}` is no filter over topics"), label, help);
     const FORM: &str = "segments of A-Z a-z 0-9 _ - between dots; `*` is one segment, `>` the rest: \"research.*.>\"";
-    if text.is_empty() {
-        return bad("empty".into(), FORM);
-    }
-    if text.len() > 255 {
-        return bad("longer than 255 bytes".into(), FORM);
-    }
-    let segments: Vec<&str> = text.split('.').collect();
-    if segments.len() > SEGMENTS_MAX {
-        return bad(format!("more than {SEGMENTS_MAX} segments"), FORM);
-    }
-    for (at, segment) in segments.iter().enumerate() {
-        match *segment {
-            "" => return bad("an empty segment".into(), "write one dot between two segments, none at the ends"),
-            "*" => {}
-            ">" if at + 1 == segments.len() => {}
-            ">" => return bad("`>` is not at the end".into(), "`>` stands for the rest; use `*` for one segment"),
-            "**" | "#" => return bad(format!("`{segment}` means nothing here"), "write `>` for the rest of a topic"),
-            segment if segment.len() > 64 => return bad("a segment over 64 bytes".into(), FORM),
-            segment => {
-                let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'@');
-                if let Some(odd) = segment.chars().find(|c| !c.is_ascii() || !fits(*c as u8)) {
-                    let help = if odd == '/' { "topics are divided by dots" } else { FORM };
-                    return bad(format!("`{odd}` may not stand in a topic"), help);
-                }
-            }
+    let (label, help) = match text.parse::<Filter>() {
+        Ok(_) => return Ok(()),
+        Err(BadTopic::EmptySegment(_)) if text.is_empty() => ("empty".to_owned(), FORM),
+        Err(BadTopic::EmptySegment(_)) => {
+            ("an empty segment".to_owned(), "write one dot between two segments, none at the ends")
         }
-    }
-    Ok(())
-}
-
-/// A tool rule: `scope:name` or `scope:name(argument=pattern, …)`. Returns scope, name and whether it has conditions.
-pub fn rule(text: &str, allow: bool) -> Result<(&str, &str, bool), Wrong> {
-    const FORM: &str = "a rule is written like \"fs:list\" or \"fs:read(path=notes/**)\"";
-    let bad = |label: &str, help: &str| wrong(format!("`{text}` is no tool rule"), label, help);
-    let (tool, conditions) = match text.split_once('(') {
-        Some((tool, rest)) => match rest.strip_suffix(')') {
-            Some(conditions) => (tool, Some(conditions)),
-            None => return bad("`)` is missing at the end", FORM),
-        },
-        None if text.contains(')') => return bad("`)` without `(`", FORM),
-        None => (text, None),
+        Err(BadTopic::TooLong(bytes)) if bytes > TOPIC_MAX_BYTES => {
+            (format!("longer than {TOPIC_MAX_BYTES} bytes"), FORM)
+        }
+        Err(BadTopic::TooLong(_)) => (format!("more than {TOPIC_MAX_SEGMENTS} segments"), FORM),
+        Err(BadTopic::LongSegment(_)) => (format!("a segment over {SEGMENT_MAX_BYTES} bytes"), FORM),
+        Err(BadTopic::Wildcard(_)) if text.split('.').any(|segment| segment == "**") => {
+            ("`**` means nothing here".to_owned(), "write `>` for the rest of a topic")
+        }
+        Err(BadTopic::Wildcard(_)) if text.split('.').any(|segment| segment == ">") => {
+            ("`>` is not at the end".to_owned(), "`>` stands for the rest; use `*` for one segment")
+        }
+        Err(BadTopic::Wildcard(_)) => ("`*` and `>` stand alone between dots".to_owned(), FORM),
+        Err(BadTopic::Character(_, odd)) => {
+            let help = match odd {
+                '/' => "topics are divided by dots",
+                '#' => "write `>` for the rest of a topic",
+                '@' => "`@` stands only in the name of an instance: \"unit.researcher@7.>\"",
+                _ => FORM,
+            };
+            (format!("`{odd}` may not stand in a topic"), help)
+        }
     };
-    let Some((scope, name)) = tool.split_once(':') else {
-        let help = if allow && tool == "*" {
-            "name what is needed: `fs:*` is every tool of fs"
-        } else if tool.contains('.') {
-            "a colon divides scope and name: \"fs:read\""
-        } else {
-            FORM
-        };
-        return bad("`:` is missing", help);
-    };
-    let scope_fits = scope == "*" && !allow
-        || scope.starts_with(|c: char| c.is_ascii_lowercase())
-            && scope.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !scope_fits {
-        let help = if scope == "*" { "an allow names its scope: `fs:*` is every tool of fs" } else { FORM };
-        return bad("not a scope", help);
-    }
-    let name_fits = !name.is_empty()
-        && name.len() <= 128
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'*'));
-    if !name_fits {
-        return bad("not a tool's name", FORM);
-    }
-    if let Some(conditions) = conditions {
-        for condition in split_outside_braces(conditions) {
-            let condition = condition.trim();
-            let name = condition
-                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '[' | ']' | '-')))
-                .unwrap_or(condition.len());
-            let (argument, rest) = condition.split_at(name);
-            let rest = rest.trim_start();
-            let value = [">=", "<=", "==", "=", "<", ">", "in "].iter().find_map(|op| rest.strip_prefix(op));
-            let holds =
-                !argument.is_empty() && (rest == "absent" || value.is_some_and(|value| !value.trim().is_empty()));
-            if !holds {
-                let label = if condition.is_empty() { "an empty condition" } else { "not a condition" };
-                return bad(
-                    label,
-                    "a condition is `argument=pattern`, `argument<=10`, `argument in {a,b}` or `argument absent`",
-                );
-            }
-        }
-    }
-    Ok((scope, name, conditions.is_some()))
-}
-
-fn split_outside_braces(text: &str) -> Vec<&str> {
-    let (mut parts, mut from, mut depth) = (Vec::new(), 0, 0_usize);
-    for (at, c) in text.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[from..at]);
-                from = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[from..]);
-    parts
+    wrong(format!("`{text}` is no filter over topics"), label, help)
 }
 
 /// Removes what says nothing in an absolute path: `//`, `/./`, a `/` at the end. `None` where it is not absolute.
@@ -496,23 +419,8 @@ mod tests {
         for text in ["a", "a.*.b", "a.>", ">", "unit.researcher@7.>", "A-b_c.0"] {
             assert_eq!(filter(text), Ok(()), "{text}");
         }
-        for text in ["", ".a", "a.", "a..b", "a.>.b", "a b", "a.**", "a/b", "a.b*", "ä"] {
+        for text in ["", ".a", "a.", "a..b", "a.>.b", "a b", "a.**", "a/b", "a.b*", "ä", "a.b@7", "unit.b@7.c@7"] {
             assert!(filter(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_allow_names_its_scope() {
-        for text in
-            ["fs:list", "fs:*", "fs:read(path=notes/**)", "brave:web_search(count<=10)", "a:b(c in {x,y}, d absent)"]
-        {
-            assert!(rule(text, true).is_ok(), "{text}");
-        }
-        assert!(rule("*:read", false).is_ok());
-        for text in
-            ["*", "*:*", "fs", "fs.read", "fs:read(path", "fs:read)", "fs:", ":read", "fs:read()", "fs:read(=x)"]
-        {
-            assert!(rule(text, true).is_err(), "{text}");
         }
     }
 }
