@@ -49,6 +49,19 @@ pub enum ActiveState {
     Failed,
 }
 
+impl ActiveState {
+    /// The word that JSON uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            ActiveState::Inactive => "inactive",
+            ActiveState::Activating => "activating",
+            ActiveState::Active => "active",
+            ActiveState::Deactivating => "deactivating",
+            ActiveState::Failed => "failed",
+        }
+    }
+}
+
 /// Why the last run ended as it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]

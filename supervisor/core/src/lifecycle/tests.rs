@@ -417,3 +417,26 @@ fn every_state_survives_its_record() {
         assert_eq!((after.run, after.failures, after.restarts), (before.run, before.failures, before.restarts));
     }
 }
+
+#[test]
+fn words_are_those_of_json() {
+    use ActiveState::{Activating, Active, Deactivating, Failed, Inactive};
+    for state in [Inactive, Activating, Active, Deactivating, Failed] {
+        assert_eq!(serde_json::to_value(state).unwrap(), state.word());
+    }
+    for result in [
+        Success,
+        ExitCode,
+        RunResult::Signal,
+        CoreDump,
+        Timeout,
+        RunResult::Watchdog,
+        RunResult::Resources,
+        Lost,
+        Protocol,
+        Sandbox,
+        Dependency,
+    ] {
+        assert_eq!(serde_json::to_value(result).unwrap(), result_word(result));
+    }
+}

@@ -14,7 +14,7 @@ pub mod upward;
 use crate::process::{Room, Spawned};
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
-use loom_core::lifecycle::{ActiveState, Identity, LaunchFailure, Record, RunResult};
+use loom_core::lifecycle::{ActiveState, Identity, LaunchFailure, Record, RunResult, result_word};
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -364,8 +364,8 @@ impl Looper {
 
     fn tell(&self, change: &Change) {
         let Change { unit, run, from, to, sub, result, because } = change;
-        tracing::info!(unit = %unit, run = %run, from = ?from, to = ?to, sub, result = ?result, because,
-            "unit changed state");
+        let (from, to, result) = (from.word(), to.word(), result_word(*result));
+        tracing::info!(%unit, %run, from, to, sub, result, because, "unit changed state");
         self.audience.changed(change);
     }
 
