@@ -6,6 +6,7 @@
 use super::acked::Acked;
 use super::keys::{AUDIT, META, META_LOSSES, META_SCHEMA, STATE, UNIT, sealed, unsealed};
 use super::{Loss, StoreError};
+use nix::sys::prctl;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DBRecoveryMode,
     ErrorKind, FifoCompactOptions, LogLevel, Options, WriteOptions,
@@ -20,6 +21,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Copies of damaged databases that are kept.
 const DAMAGED_MAX: usize = 3;
 const MIB: usize = 1024 * 1024;
+/// The name of RocksDB's timer thread, which no option switches off.
+const TIMER: &std::ffi::CStr = c"store-timer";
 
 /// An open database with its mark.
 pub struct Opened {
@@ -116,12 +119,18 @@ fn open_database(path: &Path, mode: DBRecoveryMode) -> Result<DB, rocksdb::Error
     options.set_skip_stats_update_on_db_open(true);
     // By default 16 threads per family are started to open a handful of files: half of the time that opening takes.
     options.set_max_file_opening_threads(1);
-    // Nothing that wakes up on its own, as far as RocksDB lets us.
+    // Nothing that wakes up on its own, as far as RocksDB lets us: docs/adr/0008.
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
     // Its own log file would be one more thing to open, roll and delete at each start.
     options.set_info_logger(rocksdb::InfoLogger::new_callback_logger(LogLevel::Warn, |level, text| {
-        tracing::warn!(?level, text = text.trim_end(), "the database says");
+        let text = text.trim_end();
+        match level {
+            // The level above does not hold back its headers: 800 lines of settings at each start.
+            LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+            LogLevel::Warn => tracing::warn!(text, "the database says"),
+            LogLevel::Error | LogLevel::Fatal => tracing::error!(text, "the database says"),
+        }
     }));
     let family = |name: &str| {
         let mut options = Options::default();
@@ -141,7 +150,15 @@ fn open_database(path: &Path, mode: DBRecoveryMode) -> Result<DB, rocksdb::Error
         }
         ColumnFamilyDescriptor::new(name, options)
     };
-    DB::open_cf_descriptors(&options, path, [META, UNIT, STATE, AUDIT].map(family))
+    let families = [META, UNIT, STATE, AUDIT].map(family);
+    // RocksDB's timer takes the name of the thread that opens: who looks at loomd's threads sees whose it is.
+    let own_name = prctl::get_name();
+    let _ = prctl::set_name(TIMER);
+    let opened = DB::open_cf_descriptors(&options, path, families);
+    if let Ok(name) = own_name {
+        let _ = prctl::set_name(&name);
+    }
+    opened
 }
 
 /// The version stands in a file of its own, so that a newer store is recognised without opening it.
