@@ -5,6 +5,7 @@ mod bus;
 mod chaos;
 mod command_line;
 mod confinement;
+mod journal;
 mod logs;
 mod supervision;
 mod supervisor_death;

@@ -4,11 +4,17 @@
 //! May touch: loomd and loomctl as programs. May not: any of their internals.
 //! Keeps: no sleeps: every wait is for a condition on state, with a limit, and shows the last state when it fails.
 
+mod journald;
+
+pub use journald::Journald;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,7 +58,14 @@ pub struct Loom {
     directory: tempfile::TempDir,
     daemon: Option<Child>,
     environment: Vec<(String, String)>,
+    /// Where loomd sees a journald's sockets at their usual place.
+    journal: Option<PathBuf>,
+    /// An ordinary user that runs everything, and where it finds the programs.
+    user: Option<(u32, PathBuf)>,
 }
+
+/// `nobody`: whom tests run things as that need no rights, where they have rights to give up.
+const NOBODY: u32 = 65534;
 
 /// A built program of this workspace.
 pub fn program(name: &str) -> PathBuf {
@@ -102,7 +115,36 @@ impl Loom {
         std::fs::create_dir(directory.path().join("units")).expect("just made");
         // No journal unless a test starts one: this machine's own is none of our business.
         let environment = vec![("LOOM_JOURNAL_DIR".into(), directory.path().join("no-journal").display().to_string())];
-        Self { directory, daemon: None, environment }
+        Self { directory, daemon: None, environment, journal: None, user: None }
+    }
+
+    /// From the next start on, loomd's own mount namespace has that journald at `/run/systemd/journal`.
+    pub fn use_journald(&mut self, journald: &Journald) {
+        self.journal = Some(journald.directory());
+        self.environment.retain(|(name, _)| name != "LOOM_JOURNAL_DIR");
+        self.env("LOOM_JOURNALCTL_ARGS", &journald.journalctl_args().join(" "));
+    }
+
+    /// Runs everything as an ordinary user: where the test is root, as `nobody`, else as whoever runs it.
+    pub fn as_ordinary_user(&mut self) {
+        self.env("HOME", &self.path().join("home").display().to_string());
+        std::fs::create_dir(self.path().join("home")).expect("own directory");
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let mut programs = program("loomd").parent().expect("a file").to_owned();
+        if !others_can_reach(&programs.join("loomd")) {
+            let copies = self.path().join("bin");
+            std::fs::create_dir(&copies).expect("own directory");
+            for name in ["loomd", "loomctl", "loom-launch", "loom-worker"] {
+                std::fs::copy(program(name), copies.join(name)).expect("the programs are built, /tmp has room");
+            }
+            programs = copies;
+        }
+        for path in [self.path().to_owned(), self.path().join("units"), self.path().join("home")] {
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+        self.user = Some((NOBODY, programs));
     }
 
     /// Directories and a ready supervisor.
@@ -129,7 +171,18 @@ impl Loom {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
+        let path = match &self.user {
+            Some((_, programs)) => programs.join(name),
+            None => program(name),
+        };
+        let mut command = match &self.journal {
+            Some(directory) if name == "loomd" => journald::with_sockets_in_place(directory, &path),
+            Some(_) | None => Command::new(path),
+        };
+        if let Some((id, _)) = self.user {
+            // Root's other groups go as well: that is what setting the user of a command does.
+            command.uid(id).gid(id);
+        }
         command
             .current_dir(self.path())
             .env_clear()
@@ -152,6 +205,7 @@ impl Loom {
         let notify = self.path().join("upward.sock");
         let _ = std::fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).expect("a short path");
+        std::fs::set_permissions(&notify, std::fs::Permissions::from_mode(0o777)).expect("own file");
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a valid time");
         let log = std::fs::File::options().create(true).append(true).open(self.path().join("loomd.stderr"));
         let child = self
@@ -307,6 +361,23 @@ impl Loom {
     pub fn processes(&self) -> Vec<(i32, String)> {
         processes_of(self.path())
     }
+}
+
+/// Whether somebody who is neither root nor of our groups can read and execute a file.
+pub fn others_can_reach(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    let allows = |path: &Path, bits| std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & bits == bits);
+    allows(&path, 0o005) && path.ancestors().skip(1).all(|above| allows(above, 0o001))
+}
+
+/// Numbers and targets of a process's open descriptors.
+pub fn descriptors(pid: i32) -> std::collections::BTreeMap<i32, String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let one = |entry: std::fs::DirEntry| {
+        let target = std::fs::read_link(entry.path()).ok()?.display().to_string();
+        Some((entry.file_name().to_str()?.parse().ok()?, target))
+    };
+    entries.filter_map(one).collect()
 }
 
 impl Default for Loom {

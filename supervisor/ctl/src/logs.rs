@@ -142,7 +142,10 @@ impl Logs {
             return None;
         }
         let mut command = Command::new("journalctl");
-        command.args(["-o", "json", "--no-pager", "--quiet"]).args(extra.unwrap_or_default().split_whitespace());
+        // Without `--all` it leaves out what is longer than 4096 bytes.
+        command
+            .args(["-o", "json", "--all", "--no-pager", "--quiet"])
+            .args(extra.unwrap_or_default().split_whitespace());
         command.stdin(Stdio::null()).stderr(Stdio::null());
         let unit = &self.wanted.unit;
         command.arg(format!("SYSLOG_IDENTIFIER={unit}")).arg("+").arg(format!("LOOM_UNIT={unit}"));
