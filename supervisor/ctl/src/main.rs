@@ -410,7 +410,7 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
                 return Err(usage("--timeout is at most 1h".to_owned()));
             }
             let question = talk::Question { text: text_or_stdin(question)?, thread, timeout };
-            context.ask(talk::ask(client, &unit, question, json)).map(|()| 0)
+            context.ask(talk::ask(client, &unit, question, json))
         }
         Command::Chat { unit, thread, timeout } => {
             if json {

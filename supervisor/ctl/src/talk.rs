@@ -2,9 +2,10 @@
 //!
 //! Job: `ask` (one question, for scripts) and `chat` (a conversation). May touch: the control API, the terminal, the history
 //! file. Keeps: a question is sent again only where it certainly was not taken; Ctrl-C in a chat cancels the answer and
-//! nothing else; tokens go to stdout, everything else to stderr.
+//! nothing else; tokens go to stdout, everything else to stderr; an answer is shown without holes, and one that is not whole
+//! is called so.
 
-use crate::{say, show, show_refusal, sys};
+use crate::{exit_status, say, show, show_refusal, sys};
 use loom_api::control::{Client, Control};
 use loom_api::view::{BusAnswer, BusRequest, Refusal, UnitAsked, UnitView};
 use loom_core::ids::Kind;
@@ -58,11 +59,30 @@ enum End {
 struct Progress {
     /// Tokens to stdout, the rest to stderr; else all is kept for JSON.
     live: bool,
+    /// The answer so far, without holes.
     tokens: String,
+    /// Characters in `tokens`.
+    length: u64,
     steps: Vec<Value>,
 }
 
 impl Progress {
+    fn new(live: bool) -> Self {
+        Self { live, tokens: String::new(), length: 0, steps: vec![] }
+    }
+
+    /// Progress is lossy: whoever reads slowly misses pieces. What follows a missing one waits for the whole answer.
+    fn take_token(&mut self, text: &str, at: Option<u64>) {
+        if at.is_some_and(|at| at != self.length) {
+            return;
+        }
+        if self.live {
+            say(text);
+        }
+        self.tokens.push_str(text);
+        self.length += text.chars().count() as u64;
+    }
+
     fn take(&mut self, data: Value) {
         let text = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
         let word = |line: String| {
@@ -71,13 +91,7 @@ impl Progress {
             }
         };
         match text("kind") {
-            "token" => {
-                if self.live {
-                    say(text("text"));
-                }
-                self.tokens.push_str(text("text"));
-                return;
-            }
+            "token" => return self.take_token(text("text"), data.get("at").and_then(Value::as_u64)),
             "tool" => word(format!("[calls {} {}]", text("tool"), data.get("arguments").unwrap_or(&Value::Null))),
             "tool-result" => {
                 let ok = data.get("ok").and_then(Value::as_bool).unwrap_or(false);
@@ -179,14 +193,23 @@ fn refusal_of(agent: &UnitView, code: &str, message: String) -> Refusal {
         .try_this(hint)
 }
 
-/// `loomctl ask`.
-pub async fn ask(client: &Client, unit: &str, question: Question, as_json: bool) -> Result<(), Refusal> {
+/// Why a reply is not a whole answer, if it says so.
+fn incomplete(data: &Value) -> Option<&str> {
+    let text = |name: &str| data.get(name).and_then(Value::as_str);
+    (text("stop_reason") == Some("incomplete")).then(|| text("error").unwrap_or("the agent does not say why"))
+}
+
+/// `loomctl ask`; gives the exit status.
+pub async fn ask(client: &Client, unit: &str, question: Question, as_json: bool) -> Result<u8, Refusal> {
     let agent = agent(client, unit).await?;
-    let mut progress = Progress { live: !as_json, tokens: String::new(), steps: vec![] };
+    let mut progress = Progress::new(!as_json);
     let end = ask_once(client, &agent, &question, &mut progress, None).await;
     let streamed = !progress.tokens.is_empty() && !as_json;
     match end {
         End::Reply { data, first_token, total } => {
+            let refusal = incomplete(&data).map(|why| {
+                Refusal::new(Refusal::FAILED, format!("agent `{}` gave no whole answer", agent.unit)).because(why)
+            });
             if as_json {
                 let mut answer =
                     json!({"version": 1, "unit": agent.unit, "thread": question.thread, "steps": progress.steps});
@@ -202,7 +225,11 @@ pub async fn ask(client: &Client, unit: &str, question: Question, as_json: bool)
             } else {
                 finish_text(&progress, &data);
             }
-            Ok(())
+            // The answer as far as it goes is on stdout; this is no second one.
+            Ok(refusal.map_or(0, |refusal| {
+                show_refusal(&refusal);
+                exit_status(&refusal)
+            }))
         }
         failed => {
             if streamed {
@@ -223,15 +250,17 @@ pub async fn ask(client: &Client, unit: &str, question: Question, as_json: bool)
     }
 }
 
-/// Ends the line of streamed tokens; an answer that was not streamed is shown whole.
+/// Shows what of the answer was not streamed, and ends its line.
 fn finish_text(progress: &Progress, data: &Value) {
-    if progress.tokens.is_empty() {
-        match data.get("text").and_then(Value::as_str) {
-            Some(text) => say(text),
-            None => say(&data.to_string()),
-        }
+    let shown = progress.tokens.as_str();
+    match data.get("text").and_then(Value::as_str) {
+        Some(text) => say(text.strip_prefix(shown).unwrap_or_default()),
+        None if shown.is_empty() => say(&data.to_string()),
+        None => {}
     }
-    say("\n");
+    if !shown.is_empty() || data.get("text").and_then(Value::as_str) != Some("") {
+        say("\n");
+    }
 }
 
 /// `loomctl chat`, until Ctrl-D.
@@ -296,7 +325,7 @@ async fn converse(client: &Client, agent: &UnitView, question: &Question, signal
     while let Ok(Some(_)) = signals.get_ref().read_signal() {}
     let (mut noticed, began) = (false, Instant::now());
     loop {
-        let mut progress = Progress { live: true, tokens: String::new(), steps: vec![] };
+        let mut progress = Progress::new(true);
         let end = ask_once(client, agent, question, &mut progress, Some(signals)).await;
         if !progress.tokens.is_empty() && !matches!(end, End::Reply { .. }) {
             say("\n");
@@ -323,6 +352,9 @@ async fn converse(client: &Client, agent: &UnitView, question: &Question, signal
         return match end {
             End::Reply { data, first_token, total } => {
                 finish_text(&progress, &data);
+                if let Some(why) = incomplete(&data) {
+                    return eprintln!("[no whole answer: {why}]");
+                }
                 let first = first_token.map(|span| format!("first token after {:.2} s, ", span.as_secs_f64()));
                 eprintln!("[{}total {:.2} s]", first.unwrap_or_default(), total.as_secs_f64());
             }

@@ -232,6 +232,35 @@ fn an_answer_is_streamed_to_stdout_and_its_steps_to_stderr() {
 }
 
 #[test]
+fn an_answer_that_is_not_whole_is_called_so_and_is_status_1() {
+    let served = Served::start();
+    let token = BusAnswer::Progress { data: json!({"kind": "token", "text": "There ", "at": 0}) };
+    let data = json!({"text": "There ", "stop_reason": "incomplete", "error": "the stream ended without an end marker"});
+    let reply = BusAnswer::Reply { source: "/units/chat.agent".into(), data };
+    *served.fake.scripts.lock().unwrap() = vec![vec![token, reply]];
+    let question = ["ask", "chat", "What is there?"];
+    snapshot("ask_incomplete", all_seen(served.dir(), &[&question, &[&question[..], &["--json"]].concat()]));
+    let mut live = Live::start(served.dir(), &["chat", "chat"]);
+    live.say("What is there?");
+    live.until("[no whole answer: the stream ended without an end marker]");
+    assert_eq!(live.end_of_input(), Some(0));
+}
+
+#[test]
+fn an_answer_whose_pieces_were_dropped_on_the_way_is_shown_without_holes() {
+    let served = Served::start();
+    let token = |at: u64, text: &str| BusAnswer::Progress { data: json!({"kind": "token", "text": text, "at": at}) };
+    let reply = BusAnswer::Reply {
+        source: "/units/chat.agent".into(),
+        data: json!({"text": "für immer und ewig", "stop_reason": "final"}),
+    };
+    // "immer " was dropped.
+    *served.fake.scripts.lock().unwrap() = vec![vec![token(0, "für "), token(10, "und "), token(14, "ewig"), reply]];
+    let output = run(served.dir(), &["ask", "chat", "How long?"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "für immer und ewig\n");
+}
+
+#[test]
 #[rustfmt::skip]
 fn without_a_supervisor_there_is_one_clear_line_and_status_3() {
     let dir = tempfile::tempdir().unwrap();
