@@ -1,9 +1,9 @@
 //! sys: the calls that have no safe form.
 //!
-//! Job: local time, a child that does not outlive us, waiting on a signalfd. May touch: libc. Keeps: every `unsafe` says why it holds.
+//! Job: local time, a child that does not outlive us, waiting on a descriptor. May touch: libc. Keeps: every `unsafe` says why it holds.
 
-use nix::sys::signalfd::SignalFd;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use tokio::io::Interest;
@@ -38,8 +38,8 @@ pub fn end_with_us(command: &mut Command) {
     }
 }
 
-/// Makes a signalfd something to await. Within a tokio runtime.
-pub fn wait_on(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
-    // SAFETY: a SignalFd owns one descriptor, always gives that one, and closes it only when dropped, after AsyncFd let it go.
-    unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) }.map_err(Into::into)
+/// Makes a descriptor something to await reading from. Within a tokio runtime.
+pub fn wait_on(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always gives the one descriptor that it owns, and closes it only when dropped, after AsyncFd let it go.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
 }

@@ -17,6 +17,7 @@ use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -125,7 +126,7 @@ async fn ask_once(
     agent: &UnitView,
     question: &Question,
     progress: &mut Progress,
-    interrupt: Option<&AsyncFd<SignalFd>>,
+    interrupt: Option<&Interrupts<'_>>,
 ) -> End {
     let began = Instant::now();
     let request = BusRequest {
@@ -135,7 +136,7 @@ async fn ask_once(
     };
     let interrupted = async {
         match interrupt {
-            Some(signals) => ctrl_c(signals).await,
+            Some(interrupts) => interrupts.next().await,
             None => std::future::pending().await,
         }
     };
@@ -169,13 +170,32 @@ async fn ask_once(
     }
 }
 
-/// Waits for a Ctrl-C. Readiness alone may be old news.
-async fn ctrl_c(signals: &AsyncFd<SignalFd>) {
-    while let Ok(mut ready) = signals.readable().await {
-        if matches!(signals.get_ref().read_signal(), Ok(Some(_))) {
-            return;
+/// Ctrl-C, taken as a signal while an answer comes.
+struct Interrupts<'a> {
+    signals: &'a SignalFd,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl<'a> Interrupts<'a> {
+    /// Within a runtime. What was pressed before is forgotten.
+    fn new(signals: &'a SignalFd) -> io::Result<Self> {
+        while let Ok(Some(_)) = signals.read_signal() {}
+        let ready = sys::wait_on(signals.as_fd().try_clone_to_owned()?)?;
+        Ok(Self { signals, ready })
+    }
+
+    /// Waits for one. Readiness alone may be old news.
+    async fn next(&self) {
+        while let Ok(mut ready) = self.ready.readable().await {
+            if self.was_pressed() {
+                return;
+            }
+            ready.clear_ready();
         }
-        ready.clear_ready();
+    }
+
+    fn was_pressed(&self) -> bool {
+        matches!(self.signals.read_signal(), Ok(Some(_)))
     }
 }
 
@@ -280,10 +300,6 @@ pub fn chat(
     interrupts.thread_block().map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
     let signals = SignalFd::with_flags(&interrupts, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
-    let signals = {
-        let _in_runtime = runtime.enter();
-        sys::wait_on(signals).map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?
-    };
     let mut editor =
         rustyline::DefaultEditor::new().map_err(|error| failed("cannot use the terminal", error.to_string()))?;
     let _ = editor.set_max_history_size(HISTORY_MAX);
@@ -315,18 +331,22 @@ pub fn chat(
             let _ = editor.append_history(file);
         }
         let question = Question { text: text.to_owned(), thread: thread.to_owned(), timeout };
-        runtime.block_on(converse(client, &agent, &question, &signals));
+        // One runtime per question: what its answer still had open ends with it, not with the next question. While a line
+        // is edited nothing runs.
+        let answering = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let answering = answering.map_err(|error| failed("cannot ask", error.to_string()))?;
+        let conversed = answering.block_on(converse(client, &agent, &question, &signals));
+        conversed.map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
     }
 }
 
 /// One question of a chat, with whatever patience it needs.
-async fn converse(client: &Client, agent: &UnitView, question: &Question, signals: &AsyncFd<SignalFd>) {
-    // A Ctrl-C from before the question is not about it.
-    while let Ok(Some(_)) = signals.get_ref().read_signal() {}
+async fn converse(client: &Client, agent: &UnitView, question: &Question, signals: &SignalFd) -> io::Result<()> {
+    let interrupts = Interrupts::new(signals)?;
     let (mut noticed, began) = (false, Instant::now());
     loop {
         let mut progress = Progress::new(true);
-        let end = ask_once(client, agent, question, &mut progress, Some(signals)).await;
+        let end = ask_once(client, agent, question, &mut progress, Some(&interrupts)).await;
         if !progress.tokens.is_empty() && !matches!(end, End::Reply { .. }) {
             say("\n");
         }
@@ -344,19 +364,20 @@ async fn converse(client: &Client, agent: &UnitView, question: &Question, signal
                 noticed = true;
             }
             tokio::time::sleep(AWAY_PAUSE).await;
-            if matches!(signals.get_ref().read_signal(), Ok(Some(_))) {
-                return eprintln!("[given up]");
+            if interrupts.was_pressed() {
+                eprintln!("[given up]");
+                return Ok(());
             }
             continue;
         }
-        return match end {
+        match end {
             End::Reply { data, first_token, total } => {
                 finish_text(&progress, &data);
-                if let Some(why) = incomplete(&data) {
-                    return eprintln!("[no whole answer: {why}]");
-                }
                 let first = first_token.map(|span| format!("first token after {:.2} s, ", span.as_secs_f64()));
-                eprintln!("[{}total {:.2} s]", first.unwrap_or_default(), total.as_secs_f64());
+                match incomplete(&data) {
+                    Some(why) => eprintln!("[no whole answer: {why}]"),
+                    None => eprintln!("[{}total {:.2} s]", first.unwrap_or_default(), total.as_secs_f64()),
+                }
             }
             End::Cancelled => eprintln!("[cancelled]"),
             End::CutShort => eprintln!("[the supervisor went away before the answer was whole; ask again]"),
@@ -368,7 +389,8 @@ async fn converse(client: &Client, agent: &UnitView, question: &Question, signal
             }
             End::Error { code, message } => show_refusal(&refusal_of(agent, &code, message)),
             End::Refused(refusal) => show_refusal(&refusal),
-        };
+        }
+        return Ok(());
     }
 }
 

@@ -235,7 +235,8 @@ fn an_answer_is_streamed_to_stdout_and_its_steps_to_stderr() {
 fn an_answer_that_is_not_whole_is_called_so_and_is_status_1() {
     let served = Served::start();
     let token = BusAnswer::Progress { data: json!({"kind": "token", "text": "There ", "at": 0}) };
-    let data = json!({"text": "There ", "stop_reason": "incomplete", "error": "the stream ended without an end marker"});
+    let data =
+        json!({"text": "There ", "stop_reason": "incomplete", "error": "the stream ended without an end marker"});
     let reply = BusAnswer::Reply { source: "/units/chat.agent".into(), data };
     *served.fake.scripts.lock().unwrap() = vec![vec![token, reply]];
     let question = ["ask", "chat", "What is there?"];
