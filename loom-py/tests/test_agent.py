@@ -159,6 +159,31 @@ async def test_errors_of_the_supervisor_arrive_as_their_class() -> None:
     assert str(seen[2]) == "`/etc/passwd` is outside the workspace"
 
 
+async def test_a_taken_back_request_ends_its_handler_and_what_was_only_told_is_worked_off() -> None:
+    agent, go_on, ended = Agent("a"), asyncio.Event(), list[str]()
+
+    @agent.on(">")
+    async def work(ctx: Context, event: Event[str]) -> None:
+        try:
+            await go_on.wait()
+            ended.append(f"{event.data} done")
+        except asyncio.CancelledError:
+            ended.append(f"{event.data} cancelled")
+            raise
+
+    async with testing.bench(agent) as bench:
+        supervisor = bench.supervisor
+        told = await supervisor.deliver("news", "told")
+        asked = await supervisor.begin("unit.a.ask", "asked")
+        # A new loomd knows neither.
+        for delivery in (told, asked):
+            await supervisor.cancel(delivery, "caller-gone")
+        await supervisor.until("the request ended", lambda: bool(ended))
+        go_on.set()
+        await supervisor.until("both ended", lambda: len(ended) == 2)
+        assert ended == ["asked cancelled", "told done"]
+
+
 async def test_a_slow_handler_delays_no_heartbeat_cancel_or_tool_result() -> None:
     agent, release, in_thread = Agent("slow"), threading.Event(), threading.Event()
 

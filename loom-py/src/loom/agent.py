@@ -169,6 +169,7 @@ class _Running:
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asked: set[str] = set()  # deliveries that somebody waits for
         for handler in agent._handlers:
             handler.limit = asyncio.Semaphore(handler.concurrency) if handler.concurrency else None
             handler.lanes.clear()
@@ -287,12 +288,19 @@ class _Running:
             return
         task = asyncio.get_running_loop().create_task(self._handle(handler, message, delivery), name=f"loom-{topic}")
         self._tasks[delivery] = task
-        task.add_done_callback(lambda _: self._tasks.pop(delivery, None))
+        if message.header.get("replyto"):
+            self._asked.add(delivery)
+        task.add_done_callback(lambda _: self._forget(delivery))
+
+    def _forget(self, delivery: str) -> None:
+        self._tasks.pop(delivery, None)
+        self._asked.discard(delivery)
 
     def _on_cancel(self, delivery: str, reason: str) -> None:
-        task = self._tasks.get(delivery)
-        if task is not None:
-            task.cancel(reason)
+        # A new loomd says it of everything that it does not know; what was only told is worked off all the same.
+        if delivery in self._asked:
+            # Not before its first step, which settles what is cancelled.
+            asyncio.get_running_loop().call_soon(self._tasks[delivery].cancel, reason)
 
     async def _handle(self, handler: _Registered, message: wire.Message, delivery: str) -> None:
         try:

@@ -413,10 +413,17 @@ impl Router {
         if self.units.get(unit).is_some_and(|known| known.run != run) {
             self.fail_held(unit, &format!("the run of `{unit}` that had it is over"), |_| true);
         }
-        let holds: BTreeSet<u64> = holds.iter().filter_map(|text| self.delivery_number(text)).collect();
+        let held: BTreeSet<u64> = holds.iter().filter_map(|text| self.delivery_number(text)).collect();
         self.fail_held(unit, &format!("`{unit}` reconnected and does not have it any more"), |delivery| {
-            !holds.contains(&delivery)
+            !held.contains(&delivery)
         });
+        // Of a loomd before this one, or taken back while the connection was down: nobody waits for it any more.
+        let unknown: Vec<&String> = {
+            let known = self.units.get(unit).expect("found above");
+            let is_known =
+                |text: &str| self.delivery_number(text).is_some_and(|number| known.held.contains_key(&number));
+            holds.iter().filter(|text| !is_known(text)).collect()
+        };
         let conn_id = ConnId(self.number());
         let entry = self.units.get_mut(unit).expect("found above");
         (entry.live, entry.run) = (Some(conn_id), run);
@@ -441,6 +448,9 @@ impl Router {
                 requests: HashMap::new(),
             },
         );
+        for delivery in unknown {
+            self.push_answer(conn_id, cancelled(delivery.clone(), CancelReason::CallerGone));
+        }
         Ok(conn_id)
     }
 
@@ -1071,12 +1081,8 @@ impl Router {
                     unit.live
                 });
                 let name = format!("{}-{delivery}", self.nonce);
-                let grace_ms = u64::try_from(CANCEL_GRACE.as_millis()).expect("a few seconds");
                 if let Some(conn) = live {
-                    self.push_answer(
-                        conn,
-                        Message::new(Op::Cancelled, &Cancelled { delivery: name, reason, grace_ms }),
-                    );
+                    self.push_answer(conn, cancelled(name, reason));
                 }
             }
             None => {
@@ -1221,6 +1227,12 @@ fn answer_ping(message: &Message) -> Option<Message> {
     let is_answer = message.header.get("answer").and_then(serde_json::Value::as_bool) == Some(true);
     let id = message.header.get("id").cloned().unwrap_or_default();
     (!is_answer).then(|| Message::new(Op::PingBack, &serde_json::json!({"about": id, "answer": true})))
+}
+
+/// Tells a holder that its work is not wanted any more.
+fn cancelled(delivery: String, reason: CancelReason) -> Message {
+    let grace_ms = u64::try_from(CANCEL_GRACE.as_millis()).expect("a few seconds");
+    Message::new(Op::Cancelled, &Cancelled { delivery, reason, grace_ms })
 }
 
 fn bad_topic(bad: &loom_core::topic::BadTopic) -> WireError {
