@@ -16,6 +16,8 @@ from loom.testing import Answer, Bench, Cut, Fail, ScriptedModel, Wait
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "chat-agent" / "agent.py"
 TOPIC = "unit.chat.ask"
+#: A window whose model gets the conversation as it was.
+LARGE = 16384
 
 
 def load() -> ModuleType:
@@ -46,11 +48,13 @@ async def say(bench: Bench, text: str, thread: str = "t") -> tuple[Any, list[Any
 
 
 async def test_tokens_stream_and_the_second_prompt_holds_the_first_turn_after_a_restart() -> None:
-    model = ScriptedModel("Hello Ada, nice.", "You are Ada.", "Who?")
+    model = ScriptedModel("Hello Ada, nice.", "You are Ada.", "Who?", window=LARGE)
     async with testing.bench(load().agent, model=model) as bench:
         reply, progress = await say(bench, "I am Ada")
         assert reply["text"] == "Hello Ada, nice." and reply["stop_reason"] == "final"
-        assert "".join(step["text"] for step in progress if step["kind"] == "token") == reply["text"]
+        tokens = [step for step in progress if step["kind"] == "token"]
+        assert "".join(step["text"] for step in tokens) == reply["text"]
+        assert all(reply["text"][step["at"] :].startswith(step["text"]) for step in tokens)
         await bench.restart()
         await say(bench, "Who am I?")
         assert [(m.role, m.content) for m in model.asked[1][1:]] == [
@@ -60,6 +64,39 @@ async def test_tokens_stream_and_the_second_prompt_holds_the_first_turn_after_a_
         ]
         await say(bench, "Who am I?", thread="other")
         assert len(model.asked[2]) == 2, "threads do not mix"
+
+
+async def test_prompt_shows_what_the_model_was_sent_also_after_a_restart_and_until_it_is_forgotten() -> None:
+    model = ScriptedModel("Hello Ada.", "Ada.", Fail(errors.Unreachable("cannot connect")), window=LARGE)
+    async with testing.bench(load().agent, model=model) as bench:
+        assert "nothing" in (await say(bench, "/prompt"))[0]["text"]
+        await say(bench, "My name is Ada.")
+        await say(bench, "What is my name?")
+        await bench.restart()
+        shown = (await say(bench, "/prompt"))[0]["text"]
+        assert shown == "\n".join(f"{message.role}: {message.content}" for message in model.asked[1])
+        assert shown.endswith("user: My name is Ada.\nassistant: Hello Ada.\nuser: What is my name?")
+        assert (await say(bench, "/prompt"))[0]["text"] == shown, "it is no turn itself"
+        await say(bench, "And now?")
+        assert (await say(bench, "/prompt"))[0]["text"].endswith("user: And now?"), "also where no answer came"
+        assert "nothing" in (await say(bench, "/prompt", thread="other"))[0]["text"]
+        await say(bench, "/forget")
+        assert "nothing" in (await say(bench, "/prompt"))[0]["text"]
+
+
+async def test_a_small_model_is_reminded_of_what_was_said_beside_the_question() -> None:
+    model = ScriptedModel("Welcome. I am Elara, your guide.", "Ada.", "Well.", "Now.", window=4096)
+    async with testing.bench(load().agent, model=model, tools=TOOLS) as bench:
+        await say(bench, "My name is Ada.")
+        await say(bench, "/read notes/x.md")
+        await say(bench, "What is my name?")
+        asked = [(message.role, message.content) for message in model.asked[1][1:]]
+        assert asked[:2] == [("user", "My name is Ada."), ("assistant", "Welcome.")]
+        assert asked[-1] == ("user", "My name is Ada.\nWhat is my name?")
+        assert [message.content for message in model.asked[0][1:]] == ["My name is Ada."]
+        await say(bench, "long " * 200)
+        await say(bench, "And now?")
+        assert model.asked[3][-1].content == "And now?", "what is too long is not said twice"
 
 
 async def test_a_listing_and_a_reading_are_two_calls_that_the_person_sees() -> None:
@@ -129,9 +166,8 @@ async def test_each_failure_is_one_notice_and_the_session_lives(line: Any, said:
     model = ScriptedModel(line, "Here again.")
     async with testing.bench(load().agent, model=model) as bench:
         reply, progress = await say(bench, "hello")
-        notes = [step["text"] for step in progress if step["kind"] == "note"]
-        assert len(notes) == 1 and said in notes[0]
-        assert reply["stop_reason"] == "incomplete"
+        assert reply["stop_reason"] == "incomplete" and said in reply["error"]
+        assert not [step for step in progress if step["kind"] == "note"], "the reply is the one notice"
         assert (await say(bench, "again"))[0]["text"] == "Here again."
         assert "half an" not in model.asked[1][2].content or model.asked[1][2].content.endswith("[cut short]")
 

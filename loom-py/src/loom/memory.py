@@ -82,6 +82,11 @@ class Conversation:
         return cls(state, key, stored, version)
 
     @property
+    def key(self) -> str:
+        """Where in the unit's state the thread is."""
+        return self._key
+
+    @property
     def turns(self) -> Sequence[Turn]:
         return tuple(self._stored.turns)
 
