@@ -3,14 +3,18 @@
 
 mod bus;
 mod chaos;
+mod chat;
 mod command_line;
 mod confinement;
+mod demo;
 mod descriptors;
 mod idle;
 mod journal;
 mod logs;
 mod ordinary_user;
+mod scripted;
 mod supervision;
 mod supervisor_death;
+mod terminal;
 mod tools;
 mod unit_files;
