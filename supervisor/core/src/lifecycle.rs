@@ -30,7 +30,7 @@ mod words;
 pub use policy::{back_off, restarts, result_of, wait};
 pub(crate) use stored::record;
 pub use stored::{Adopted, Repeat, adopt};
-pub use words::{errno_name, exit_words, result_word, span};
+pub use words::{errno_name, exit_words, launch_words, result_word, span};
 
 use crate::ids::{Millis, RunId};
 use crate::launch_plan::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Report, Stage};

@@ -7,6 +7,7 @@ use super::placing::Placement;
 use super::watcher::{self, Word};
 use super::{Common, lock, sys, text};
 use loom_core::ids::UnitId;
+use loom_core::lifecycle::launch_words;
 use loom_core::sandbox::{self, Surroundings};
 use std::fs;
 use std::io::Write;
@@ -75,7 +76,7 @@ impl WorkerDoor {
         });
         match word {
             Word::Silent => Ok(WorkerProcess { stream, pid }),
-            Word::Failed(failure) => Err(format!("the worker of {} did not start: {failure:?}", unit.id)),
+            Word::Failed(failure) => Err(format!("the worker of {} did not start: {}", unit.id, launch_words(&failure))),
         }
     }
 }
