@@ -144,6 +144,20 @@ def ours() -> list[str]:
     return found
 
 
+def model_serves() -> None:
+    """Whatever answers on its port must be the unit that was started here."""
+
+    def settled() -> dict[str, Any] | None:
+        model = view("local-llm.service")
+        if model["result"] != "success" and model["active_state"] != "active":
+            words = ctl("logs", "local-llm.service", "-n", "20", show=False).splitlines()
+            why = next((line for line in words if "error" in line), "see its log below")
+            raise Failed(f"the local model does not start: {why}")
+        return model if model["active_state"] == "active" else None
+
+    until("the local model serves", settled)
+
+
 def run() -> None:
     thread = f"demo-{os.getpid()}-{int(time.time())}"
     step("loomd gets ready")
@@ -151,6 +165,7 @@ def run() -> None:
 
     step("The units, and what is enforced on the agent")
     ctl("start", "chat.target")
+    model_serves()
     ctl("status")
     ctl("status", "chat")
 
