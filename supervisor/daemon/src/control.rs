@@ -29,7 +29,7 @@ const HEADER_MAX_BYTES: usize = 64 << 10;
 /// After a failed accept (no descriptors left), until the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Says whether a process belongs to a unit.
+/// Says whether a process is, or may be, one of a unit.
 pub type IsConfined = Arc<dyn Fn(i32) -> bool + Send + Sync>;
 
 /// Makes the socket, mode 0600. What lies there of a loomd that died is replaced: the caller holds the runtime directory's lock.
@@ -107,7 +107,7 @@ fn may_ask(stream: &UnixStream, own_uid: u32, is_confined: &IsConfined) -> Resul
     // A caller of another pid namespace has pid 0 here; none of ours is outside of it but units.
     match peer.pid() {
         Some(pid) if pid > 0 && !is_confined(pid) => Ok(()),
-        Some(pid) => Err(refuse(format!("process {pid} belongs to a unit"))),
+        Some(pid) => Err(refuse(format!("process {pid} belongs to a unit, or is gone"))),
         None => Err(refuse("its process is not known".to_owned())),
     }
 }

@@ -255,6 +255,29 @@ async fn nothing_of_a_run_outlives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_proven_to_come_from_elsewhere_counts_as_a_person() {
+    loomd::process::Children::become_subreaper().unwrap();
+    for mut bench in Bench::with_and_without_cgroup() {
+        // It leaves its session, clears its environment and outlives its parent.
+        let script = "(setsid env -i sleep 1003 & echo $! > $HOME/orphan); exec sleep 1000";
+        let unit = bench.unit(&["sh", "-c", script], "");
+        let main = bench.start(&unit, 1).await.pid;
+        let orphan: i32 = bench.wait_for_file("orphan").await.trim().parse().unwrap();
+        let peers = bench.room.peers();
+        assert!(peers.may_be_of_a_unit(main) && peers.may_be_of_a_unit(orphan));
+        // Who connected and was gone before anybody looked.
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        assert!(peers.may_be_of_a_unit(gone.id() as i32));
+        assert!(!peers.may_be_of_a_unit(std::os::unix::process::parent_id() as i32));
+        bench.end(&unit.id, 1).await;
+        if lives(orphan) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(orphan), nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_of_a_main_process_that_ended_are_ended() {
     loomd::process::Children::become_subreaper().unwrap();
     for mut bench in Bench::with_and_without_cgroup() {

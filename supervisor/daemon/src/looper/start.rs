@@ -168,7 +168,7 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
         reading: Mutex::new(()),
     });
     let answering =
-        tokio::spawn(control::serve(listener, api.clone(), Arc::new(move |pid| peers.owner(pid).is_some())));
+        tokio::spawn(control::serve(listener, api.clone(), Arc::new(move |pid| peers.may_be_of_a_unit(pid))));
     tracing::info!(pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), runtime = %dirs.runtime.display(), "loomd is ready");
     upward.ready("units are loaded");
     boot(config, &boot_id, &api, &asks_in).await;

@@ -171,13 +171,24 @@ impl Peers {
         tree.is_some_and(|tree| tree.main == Some(pid) || tree.holds(&Lineage::of(pid)))
     }
 
+    /// Whether `pid` is, or may be, a process that a unit started; for whoever answers people only.
+    ///
+    /// A process can connect, hand the connection on and be gone before anybody looks, so what is gone counts as one.
+    pub fn may_be_of_a_unit(&self, pid: i32) -> bool {
+        let lineage = Lineage::of(pid);
+        lineage.is_suspect() || self.owner_by(&lineage).is_some()
+    }
+
     /// The unit of whose live run `pid` is a process.
     pub fn owner(&self, pid: i32) -> Option<UnitId> {
-        let lineage = Lineage::of(pid);
+        self.owner_by(&Lineage::of(pid))
+    }
+
+    fn owner_by(&self, lineage: &Lineage) -> Option<UnitId> {
         let places = self.common.places();
         let mut owners = places
             .iter()
-            .filter(|(_, place)| lock(&place.current).as_ref().is_some_and(|(_, tree)| tree.holds(&lineage)));
+            .filter(|(_, place)| lock(&place.current).as_ref().is_some_and(|(_, tree)| tree.holds(lineage)));
         owners.next().map(|(unit, _)| unit.clone())
     }
 

@@ -27,6 +27,8 @@ pub struct Lineage {
     cgroup: Option<String>,
     /// `LOOM_…=` entries of its environment.
     marks: Vec<String>,
+    /// An ancestor is this very loomd.
+    is_ours: bool,
 }
 
 impl Lineage {
@@ -45,10 +47,17 @@ impl Lineage {
             lineage.sessions.push(stat.session);
             next = stat.parent;
         }
+        lineage.is_ours = next == me && !lineage.pids.is_empty();
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         lineage.cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned);
         lineage.marks = marks_of(pid);
         lineage
+    }
+
+    /// Whether nothing shows that it comes from elsewhere: it is gone, or it descends from loomd, all of whose children are
+    /// of units.
+    pub fn is_suspect(&self) -> bool {
+        self.is_ours || self.pids.is_empty()
     }
 }
 
