@@ -278,6 +278,19 @@ async fn only_what_is_proven_to_come_from_elsewhere_counts_as_a_person() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tool_worker_that_nobody_waits_for_any_more_is_reaped() {
+    let mut bench = Bench::new();
+    let unit = bench.unit(&["sleep", "1000"], "");
+    let main = bench.start(&unit, 1).await.pid;
+    let door = bench.room.peers().worker_door();
+    // Given up while the launcher is at work, as a call whose deadline or whose agent's run is over.
+    let started = tokio::time::timeout(Duration::ZERO, door.spawn(&unit.id)).await;
+    assert!(started.is_err(), "it was ready at once: {started:?}");
+    until("the worker is reaped", || (own_children() == [main.to_string()]).then_some(())).await;
+    bench.end(&unit.id, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_of_a_main_process_that_ended_are_ended() {
     loomd::process::Children::become_subreaper().unwrap();
     for mut bench in Bench::with_and_without_cgroup() {

@@ -353,7 +353,11 @@ impl Room {
         let cgroup = cgroup.map(|cgroup| cgroup.directory);
         let identity = self.common.identify(&started, cgroup.as_deref(), token_sha256);
         let Some(identity) = identity else {
-            // The pidfd proves that it ended; its report says why.
+            // Its gate closes here. Nobody else will wait for it, and an ended child that counts as watched would hide
+            // all others from the reaper.
+            let Started { pid, pidfd, .. } = started;
+            let common = Arc::clone(&self.common);
+            tokio::spawn(async move { watcher::child(pid, pidfd, &common.children).await });
             return Err(LaunchFailure::Resources("loom-launch ended before it could be identified".into()));
         };
         let tree = tree_of(id, run, Some(identity.pid), cgroup, false);

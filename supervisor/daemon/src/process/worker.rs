@@ -58,7 +58,16 @@ impl WorkerDoor {
         let stream =
             tokio::net::UnixStream::from_std(ours).map_err(|error| format!("cannot watch a socket: {error}"))?;
         let started = self.common.launch(&plan, &mut Placement::default(), &log, Some(&OwnedFd::from(theirs)), None)?;
-        let pid = started.pid;
+        let (pid, pidfd) = (started.pid, started.pidfd);
+        let kept = pidfd.try_clone();
+        // Before anything is waited for: who calls may give up at any moment, and a child that nobody reaps would hide all
+        // others from the reaper. A worker whose launcher has lost its gate, or whose stream is closed, ends by itself.
+        let common = Arc::clone(&self.common);
+        tokio::spawn(async move {
+            watcher::child(pid, pidfd, &common.children).await;
+            lock(&common.workers).remove(&pid);
+        });
+        lock(&self.common.workers).insert(pid, kept.map_err(|error| format!("out of descriptors: {error}"))?);
         if let Some(gate) = started.gate {
             // A worker is nothing that a new loomd adopts: its stream ends with ours. So nothing is stored first.
             let _ = fs::File::from(gate).write_all(b"g");
@@ -67,13 +76,6 @@ impl WorkerDoor {
             Some(report) => watcher::report(report).await,
             None => Word::Silent,
         };
-        let kept = started.pidfd.try_clone().map_err(|error| format!("out of descriptors: {error}"))?;
-        lock(&self.common.workers).insert(pid, kept);
-        let common = Arc::clone(&self.common);
-        tokio::spawn(async move {
-            watcher::child(pid, started.pidfd, &common.children).await;
-            lock(&common.workers).remove(&pid);
-        });
         match word {
             Word::Silent => Ok(WorkerProcess { stream, pid }),
             Word::Failed(failure) => Err(format!("the worker of {} did not start: {}", unit.id, launch_words(&failure))),
