@@ -52,6 +52,24 @@ fn an_adopted_process_is_stopped_and_watched_like_any_other() {
 }
 
 #[test]
+fn an_instance_started_by_name_is_adopted_as_what_its_template_makes_it() {
+    let mut loom = Loom::start();
+    loom.unit("nap@.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");
+    loom.ctl(["start", "nap@one.service"]).success();
+    let pid = loom.main_pid("nap@one.service");
+    loom.kill_daemon();
+    loom.start_daemon();
+    let view = loom.view("nap@one.service").unwrap();
+    assert_eq!((view["main_pid"].as_i64(), &view["not_found"]), (Some(i64::from(pid)), &false.into()), "{view}");
+    loom.kill_main("nap@one.service");
+    loom.until("a new run", "nap@one.service", |v| v["run"] == 2 && v["active_state"] == "active");
+    // What was up comes back with the next loomd, instances too.
+    loom.stop_daemon();
+    loom.start_daemon();
+    loom.until("a third run", "nap@one.service", |v| v["run"] == 3 && v["active_state"] == "active");
+}
+
+#[test]
 fn what_died_while_no_supervisor_lived_is_lost_and_its_policy_applies_once() {
     let mut loom = Loom::start();
     loom.unit("nap.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");

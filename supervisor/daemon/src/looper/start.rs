@@ -147,7 +147,7 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
     let wires = Wires::open(store.clone(), peers.clone(), dirs.clone());
 
     let records = store.records().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
-    let units = library.in_force().units.clone();
+    let units = known(&library, &records);
     let stored = examine(&mut room, &wires, &units, records);
     let (fleet, first) = Fleet::new(units, stored, &boot_id, clock::now());
     let hands = Hands::new(store.clone(), wires.clone());
@@ -216,6 +216,26 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
     let _ = fs::remove_file(dirs.runtime.join(BOOTED));
     tracing::info!("loomd has ended in order");
     Ok(())
+}
+
+/// All units: those with a file, and the instances that somebody started by name and that are up or to be up.
+fn known(library: &Library, records: &BTreeMap<UnitId, Record>) -> BTreeMap<UnitId, Unit> {
+    let catalogue = library.in_force();
+    let mut units = catalogue.units.clone();
+    let is_needed = |record: &Record| record.wanted || record.failed || record.phase != Phase::Ended;
+    for (id, record) in records {
+        if id.template().is_none() || units.contains_key(id) || catalogue.refused.contains_key(id) || !is_needed(record)
+        {
+            continue;
+        }
+        match library.instance(id).unit {
+            Some(unit) => {
+                units.insert(id.clone(), unit);
+            }
+            None => tracing::warn!(unit = %id, "its template is gone or has errors: see `loomctl status`"),
+        }
+    }
+    units
 }
 
 /// Looks which stored runs still live, and adopts those.
