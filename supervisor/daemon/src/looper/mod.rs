@@ -101,6 +101,8 @@ pub struct Looper {
     last_job: u64,
     stopping: Option<Stopping>,
     degraded: Option<String>,
+    /// Newest records that the store did not take. The fleet takes them for stored, so they go with the next write.
+    unsaved: BTreeMap<UnitId, Record>,
 }
 
 /// Where the end of everything stands.
@@ -134,6 +136,7 @@ impl Looper {
             last_job: 0,
             stopping: None,
             degraded: None,
+            unsaved: BTreeMap::new(),
         }
     }
 
@@ -260,7 +263,7 @@ impl Looper {
     /// A record names a process, and no process outlives the machine: so a run's record must outlive loomd before its gate
     /// opens, which a write without sync does. What somebody is told of is on the disk before they are told.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> VecDeque<Event> {
-        let mut latest: BTreeMap<UnitId, Record> = BTreeMap::new();
+        let mut latest = std::mem::take(&mut self.unsaved);
         for effect in &effects {
             if let Effect::Persist { unit, record } = effect {
                 latest.insert(unit.clone(), record.clone());
@@ -268,7 +271,9 @@ impl Looper {
         }
         // Launchers are made while the disk syncs: behind their gates they do nothing, and a gate that closes ends them.
         let on_disk = effects.iter().any(|effect| matches!(effect, Effect::JobDone { .. }));
-        let put = (on_disk || !latest.is_empty()).then(|| self.records.put(latest.into_iter().collect(), on_disk));
+        let put =
+            (on_disk || !latest.is_empty()).then(|| self.records.put(latest.clone().into_iter().collect(), on_disk));
+        let was_asked = put.is_some();
         let (stored, mut launchers) = tokio::join!(
             async {
                 match put {
@@ -279,8 +284,10 @@ impl Looper {
             async { self.launch(&effects) },
         );
         match &stored {
-            Ok(()) => self.degraded = None,
+            Ok(()) if was_asked => self.degraded = None,
+            Ok(()) => {}
             Err(error) => {
+                self.unsaved = latest;
                 if self.degraded.is_none() {
                     tracing::error!(error, "the store failed: running units stay up, starts are refused");
                 }
@@ -399,4 +406,92 @@ impl Looper {
 
 fn span(millis: Millis) -> Duration {
     Duration::from_millis(millis.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Settings;
+    use loom_core::lifecycle::Now;
+    use loom_core::machine::Machine;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Disk {
+        is_full: AtomicBool,
+        has: Mutex<BTreeMap<UnitId, Record>>,
+    }
+
+    impl Records for Disk {
+        fn put(&self, records: Vec<(UnitId, Record)>, _: bool) -> Later<Result<(), String>> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Box::pin(async { Err("no space left".into()) });
+            }
+            self.has.lock().unwrap().extend(records);
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    struct Nobody;
+
+    impl Audience for Nobody {
+        fn begins(&self, _: &Unit, _: RunId, _: &RunFacts, _: &Identity) -> Result<(), String> {
+            Ok(())
+        }
+        fn ends(&self, _: &UnitId, _: RunId) {}
+        fn changed(&self, _: &Change) {}
+        fn reloaded(&self, _: &BTreeMap<UnitId, Unit>) {}
+    }
+
+    /// Two targets, which start without a process.
+    fn units(place: &std::path::Path) -> BTreeMap<UnitId, Unit> {
+        for name in ["a", "b"] {
+            std::fs::write(place.join(format!("{name}.target.toml")), "").unwrap();
+        }
+        let path = [place.to_owned()];
+        let facts = loom_api::unit_files::facts(place, place, &path);
+        loom_core::unit::load_all(&loom_api::unit_files::read(&path), &facts, None).units
+    }
+
+    #[tokio::test]
+    async fn what_the_store_did_not_take_goes_with_its_next_write() {
+        let place = tempfile::tempdir().unwrap();
+        let (events_in, events) = mpsc::channel(8);
+        let (asks_in, asks) = mpsc::channel(8);
+        let settings = Settings {
+            runtime_dir: place.path().to_owned(),
+            state_dir: place.path().to_owned(),
+            protected: vec![],
+            home: None,
+            libexec: place.path().to_owned(),
+            machine: Machine { cgroup_v2: None, ..crate::machine::probe() },
+            boot_id: "boot".into(),
+            log_word: "stderr",
+            open_log: Box::new(|_, _| Err(std::io::Error::other("no log here"))),
+        };
+        let disk = Arc::new(Disk::default());
+        let now = Now { mono: Millis(0), wall: 0, chance: 0 };
+        let (fleet, first) = Fleet::new(units(place.path()), BTreeMap::new(), "boot", now);
+        let room = Room::open(settings, events_in);
+        let parts = Parts { fleet, room, records: disk.clone(), audience: Arc::new(Nobody), events, asks };
+        let looping = tokio::spawn(Looper::new(parts).run(first));
+        let start = async |unit: &str| {
+            let (done, outcome) = oneshot::channel();
+            let unit: UnitId = unit.parse().unwrap();
+            asks_in.send(Ask::Job { unit, verb: Verb::Start, by: "person".into(), done }).await.unwrap();
+            outcome.await.unwrap();
+            let (reply, condition) = oneshot::channel();
+            asks_in.send(Ask::Condition { reply }).await.unwrap();
+            condition.await.unwrap().0
+        };
+        disk.is_full.store(true, Ordering::SeqCst);
+        assert_eq!(start("a.target").await.as_deref(), Some("no space left"));
+        disk.is_full.store(false, Ordering::SeqCst);
+        assert_eq!(start("b.target").await, None);
+        let has: Vec<String> = disk.has.lock().unwrap().iter().map(|(id, r)| format!("{id} {}", r.wanted)).collect();
+        assert_eq!(has, ["a.target true", "b.target true"]);
+        asks_in.send(Ask::Shutdown).await.unwrap();
+        looping.await.unwrap();
+    }
 }
