@@ -190,6 +190,8 @@ impl Tools {
         timeout: Duration,
     ) -> Result<Value, ToolError> {
         let started = Instant::now();
+        // Made first: from here on it hears that the run is over, whatever else is being waited for meanwhile.
+        let over = agent.over.notified();
         let Ok(Ok(_working)) = tokio::time::timeout_at(until, agent.working.acquire()).await else {
             return Err(timed_out(tool, timeout, Outcome::NotRun));
         };
@@ -210,12 +212,13 @@ impl Tools {
         let job = Job::new(run, call.tool().name(), args, roots(unit), rules);
         let outcome = |job: &Job| if job.was_sent() { Outcome::Unknown } else { Outcome::NotRun };
         let result = tokio::select! {
-            result = tokio::time::timeout_at(until, work(&agent.hands, &job, call.effect())) => {
-                result.unwrap_or_else(|_| Err(timed_out(tool, timeout, outcome(&job))))
-            }
-            () = agent.over.notified() => {
+            biased;
+            () = over => {
                 let what = format!("`{tool}` was cancelled: the run of the agent that asked is over");
                 Err(ToolError::new(ErrorCode::Cancelled, outcome(&job), what))
+            }
+            result = tokio::time::timeout_at(until, work(&agent.hands, &job, call.effect())) => {
+                result.unwrap_or_else(|_| Err(timed_out(tool, timeout, outcome(&job))))
             }
         };
         let (rule, outcome) = match &result {

@@ -263,6 +263,31 @@ async fn a_call_whose_run_ends_is_cancelled() {
 }
 
 #[tokio::test]
+async fn a_call_that_still_waits_when_its_run_ends_is_not_carried_out() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = begun.clone();
+    let bench = Arc::new(bench(move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { std::future::pending().await }
+    }));
+    let call = |_| {
+        let bench = bench.clone();
+        tokio::spawn(async move { bench.call("fs:read", json!({ "path": "a" })).await })
+    };
+    let calls: Vec<_> = (0..CALLS_MAX + 4).map(call).collect();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while begun.load(Ordering::SeqCst) == 0 || bench.records.lock().unwrap().len() < CALLS_MAX {
+        assert!(Instant::now() < limit, "they were never decided");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.tools.end_unit(&bench.unit.id).await;
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap_err().code, ErrorCode::Cancelled);
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "one at a time, and none after the end");
+}
+
+#[tokio::test]
 async fn a_call_that_waited_too_long_behind_another_was_not_run() {
     let (told, mut arrived) = tokio::sync::mpsc::unbounded_channel();
     let bench = Arc::new(bench(move |_, _| {
