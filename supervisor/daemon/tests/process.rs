@@ -291,6 +291,25 @@ async fn a_tool_worker_that_nobody_waits_for_any_more_is_reaped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_finds_its_temporary_directory_empty_and_nothing_is_left_beside_it() {
+    let mut bench = Bench::new();
+    let unit =
+        bench.unit(&["sh", "-c", "ls $TMPDIR | wc -l > $HOME/seen; mkdir -p $TMPDIR/a/b; echo x > $TMPDIR/a/b/c"], "");
+    for run in 1..=3 {
+        bench.start(&unit, run).await;
+        assert!(matches!(bench.next().await, Event::Exited { exit: Exit::Code(0), .. }), "{}", bench.log());
+        bench.end(&unit.id, run).await;
+        assert_eq!(bench.wait_for_file("seen").await.trim(), "0");
+    }
+    let runtime = bench.place.path().join("r/units/t.service");
+    until("what was moved aside is deleted", || {
+        let names = fs::read_dir(&runtime).unwrap().flatten().map(|entry| entry.file_name());
+        (!names.into_iter().any(|name| name.to_string_lossy().starts_with("tmp.old"))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_of_a_main_process_that_ended_are_ended() {
     loomd::process::Children::become_subreaper().unwrap();
     for mut bench in Bench::with_and_without_cgroup() {

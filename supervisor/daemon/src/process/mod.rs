@@ -261,7 +261,7 @@ impl Room {
         let id = &unit.id;
         let runtime = self.common.unit_runtime(id);
         self.make_directories(id).map_err(LaunchFailure::Resources)?;
-        empty_directory(&runtime.join("tmp")).map_err(|error| resources("empty", &runtime.join("tmp"), &error))?;
+        empty_directory(&runtime.join("tmp"), run).map_err(|error| resources("empty", &runtime.join("tmp"), &error))?;
         let exec = unit.exec.as_ref().ok_or_else(|| LaunchFailure::Refused(format!("{id} has no [exec] command")))?;
         let looked = surroundings::look(&exec.command).map_err(LaunchFailure::Resources)?;
         let credentials = handover::credentials(unit).map_err(LaunchFailure::Resources)?;
@@ -802,11 +802,21 @@ pub fn make_private(directory: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot make {}: {error}", directory.display()))
 }
 
-/// What one run left in its `tmp` is nothing for the next.
-fn empty_directory(directory: &Path) -> io::Result<()> {
+/// What one run left in its `tmp` is nothing for the next. It is moved aside and deleted in the background: a unit may have
+/// made a million files, and all others would wait for their end.
+fn empty_directory(directory: &Path, run: RunId) -> io::Result<()> {
     if fs::read_dir(directory)?.next().is_none() {
         return Ok(());
     }
-    fs::remove_dir_all(directory)?;
+    fs::rename(directory, directory.with_extension(format!("old-{run}")))?;
+    let parent = directory.parent().map(Path::to_owned).unwrap_or_default();
+    tokio::task::spawn_blocking(move || {
+        // Those too that a loomd before left when it was killed. What stays is tried again at the next start.
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("tmp.old-") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    });
     fs::DirBuilder::new().mode(0o700).create(directory)
 }
