@@ -45,6 +45,21 @@ fn an_agent_lists_reads_and_writes_its_workspace_and_nothing_else() {
 }
 
 #[test]
+fn a_file_that_an_agent_replaces_keeps_its_mode_in_the_sandbox_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let loom = Loom::start();
+    let path = workspace(&loom);
+    let file = loom.path().join("workspace/notes/a.txt");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o754)).unwrap();
+    let more = format!("[sandbox]\nwrite = [{path:?}]\n[tools]\nworkspace = {path:?}\nallow = [\"fs:write\"]");
+    loom.python_agent("counter", "counter.py", &more);
+    loom.ctl(["start", "counter"]).success();
+    let written = tool(&loom, "fs:write", r#"{"path": "notes/a.txt", "content": "new", "mode": "replace"}"#);
+    assert!(written.contains("sha256"), "{written}");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o754);
+}
+
+#[test]
 fn every_call_is_in_the_audit_log_with_the_rule_that_decided_it() {
     let loom = Loom::start();
     let path = workspace(&loom);

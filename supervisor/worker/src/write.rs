@@ -10,7 +10,7 @@ use crate::sys;
 use loom_core::tools::{Outcome, Reason, ToolError, WriteArgs, WriteMode};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat, umask};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -153,17 +153,26 @@ fn put(
     let fail = |errno| failure(reach, errno, &args.path, Want::Write);
     let name_now = temporary_name();
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-    let mode = Mode::from_bits_truncate(0o666);
-    let file = sys::open_beneath(directory, Path::new(&name_now), flags, mode).map_err(fail)?;
+    let file = match &old {
+        // Made with the old file's mode: the sandbox answers chmod and does nothing.
+        Some(old) => {
+            let before = umask(Mode::empty());
+            let mode = Mode::from_bits_truncate(old.stat.st_mode & 0o777);
+            let made = sys::open_beneath(directory, Path::new(&name_now), flags, mode);
+            umask(before);
+            made
+        }
+        None => sys::open_beneath(directory, Path::new(&name_now), flags, Mode::from_bits_truncate(0o666)),
+    };
+    let file = file.map_err(fail)?;
     let mut temporary = Temporary { directory, name: name_now, moved: false };
     let mut file = File::from(file);
     let (bytes, sha256) = fill(&mut file, args, old.as_ref()).map_err(|error| fault(args, &error))?;
-    if let Some(old) = &old {
-        // A supervisor that runs as root writes for people: their file stays theirs where that may be done at all.
-        if old.stat.st_uid != nix::unistd::geteuid().as_raw() {
-            let _ = fchown(&file, Some(Uid::from_raw(old.stat.st_uid)), Some(Gid::from_raw(old.stat.st_gid)));
-        }
-        fchmod(&file, Mode::from_bits_truncate(old.stat.st_mode & 0o777)).map_err(fail)?;
+    // A supervisor that runs as root writes for people: their file stays theirs where that may be done at all.
+    if let Some(old) = &old
+        && old.stat.st_uid != nix::unistd::geteuid().as_raw()
+    {
+        let _ = fchown(&file, Some(Uid::from_raw(old.stat.st_uid)), Some(Gid::from_raw(old.stat.st_gid)));
     }
     file.sync_all().map_err(|error| fault(args, &error))?;
     match &old {
