@@ -78,7 +78,9 @@ impl WorkerDoor {
         };
         match word {
             Word::Silent => Ok(WorkerProcess { stream, pid }),
-            Word::Failed(failure) => Err(format!("the worker of {} did not start: {}", unit.id, launch_words(&failure))),
+            Word::Failed(failure) => {
+                Err(format!("the worker of {} did not start: {}", unit.id, launch_words(&failure)))
+            }
         }
     }
 }
