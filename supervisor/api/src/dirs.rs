@@ -81,6 +81,12 @@ pub enum DirError {
         /// Who asks.
         uid: u32,
     },
+    /// Anybody could put a socket of theirs in the place of ours.
+    #[error("`{path}` can be written by every user: run `chmod 700 {path}`, or choose another --runtime-dir")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory cannot be made.
     #[error("cannot make the directory `{path}`")]
     Make {
@@ -140,13 +146,21 @@ impl Dirs {
         Ok(dirs)
     }
 
-    /// Makes the runtime and the state directory, mode 0700, where they are missing. For loomd.
+    /// Makes the runtime and the state directory, mode 0700, where they are missing, and refuses a runtime directory that
+    /// others can change; root may talk to anybody's loomd, but runs its own in its own. For loomd.
     pub fn make(&self) -> Result<(), DirError> {
         for path in [&self.runtime, &self.state] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|source| DirError::Make { path: path.clone(), source })?;
         }
-        Ok(())
+        let uid = nix::unistd::geteuid().as_raw();
+        let path = self.runtime.clone();
+        match fs::metadata(&path) {
+            Ok(meta) if meta.uid() != uid => Err(DirError::NotOurs { path, owner: meta.uid(), uid }),
+            Ok(meta) if meta.mode() & 0o002 != 0 => Err(DirError::Open { path }),
+            Ok(_) => Ok(()),
+            Err(source) => Err(DirError::Make { path, source }),
+        }
     }
 
     /// Where loomd answers.
@@ -307,6 +321,22 @@ mod tests {
         let flags = DirFlags { runtime_dir: Some(format!("/{}", "d".repeat(100)).into()), ..DirFlags::default() };
         let error = resolve(0, Path::new("/"), &[], flags).unwrap_err().to_string();
         assert!(error.contains("--runtime-dir") && error.contains("107"), "{error}");
+    }
+
+    #[test]
+    fn a_runtime_directory_that_every_user_can_write_is_refused_with_the_way_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let flags = DirFlags {
+            runtime_dir: Some(dir.path().join("run")),
+            state_dir: Some(dir.path().join("state")),
+            ..DirFlags::default()
+        };
+        let dirs = resolve(nix::unistd::geteuid().as_raw(), dir.path(), &[], flags).unwrap();
+        dirs.make().unwrap();
+        fs::set_permissions(&dirs.runtime, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = dirs.make().unwrap_err().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
     }
 
     #[test]

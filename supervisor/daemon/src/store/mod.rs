@@ -51,6 +51,8 @@ const STATE_HEAD_BYTES: usize = 12;
 pub enum StoreError {
     #[error("cannot open the store in {path}: {why}")]
     Open { path: PathBuf, why: String },
+    #[error("another loomd uses it: end that one, or use another --state-dir")]
+    InUse,
     #[error(
         "the store in {path} was written by a newer loomd (schema {found}; this one knows {supported}); it was not touched. \
          Install that version, or use another --state-dir"
@@ -354,7 +356,12 @@ impl Inner {
 
 impl StoreError {
     fn open(dir: &Path, error: rocksdb::Error) -> Self {
-        Self::Open { path: dir.to_owned(), why: error.into_string() }
+        let why = error.into_string();
+        // RocksDB has one kind for every fault of files; its words name the lock.
+        if why.contains("While lock file") || why.contains("lock hold by current process") {
+            return Self::InUse;
+        }
+        Self::Open { path: dir.to_owned(), why }
     }
 
     fn read(error: rocksdb::Error) -> Self {

@@ -253,7 +253,7 @@ async fn a_newer_store_is_refused_and_not_touched() {
 async fn a_second_handle_on_the_same_store_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let (store, _) = store_with_run(home.path()).await;
-    assert!(matches!(Store::open(home.path()), Err(StoreError::Open { .. })));
+    assert!(matches!(Store::open(home.path()), Err(StoreError::InUse)));
     store.close().await.unwrap();
 }
 
