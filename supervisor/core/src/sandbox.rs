@@ -260,6 +260,10 @@ fn environment(unit: &Unit, facts: &RunFacts, profile: &Profile, around: &Surrou
         set("RES_OPTIONS", "use-vc");
     }
     env.extend(profile.environment.clone());
+    // PYTHONSAFEPATH keeps a directory that an agent writes off its path. Modules beside its program are no such thing.
+    if let Some(modules) = grants::modules(around) {
+        env.insert("PYTHONPATH".to_owned(), modules);
+    }
     env.extend(unit.exec.iter().flat_map(|exec| exec.environment.clone()));
     let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
     set("LOOM_UNIT", unit.id.to_string());

@@ -177,6 +177,14 @@ fn too_wide(directory: &str, around: &Surroundings) -> bool {
         })
 }
 
+/// Where a Python program finds the modules beside it: the directory of its first file, if that is granted as a whole.
+pub(super) fn modules(around: &Surroundings) -> Option<String> {
+    let program = around.code_files.iter().find(|file| file.ends_with(".py"))?;
+    let directory = program.rsplit_once('/')?.0;
+    let granted = around.code_roots.iter().any(|root| root == directory && !too_wide(root, around));
+    granted.then(|| directory.to_owned())
+}
+
 /// The program's own code, readable.
 pub(super) fn code(around: &Surroundings) -> Result<Vec<PathRule>, SandboxError> {
     let rule = |path: &String| PathRule {

@@ -277,6 +277,23 @@ fn code_in_a_directory_that_is_too_wide_is_granted_as_a_file() {
 }
 
 #[test]
+fn a_python_program_imports_what_lies_beside_it() {
+    let path = |around: &Surroundings, unit: &Unit| {
+        plan(unit, &facts(), &machine(), around).unwrap().0.env.get("PYTHONPATH").cloned()
+    };
+    let (mut unit, mut around) = (unit(), around());
+    (around.code_roots, around.code_files) = (vec!["/srv/chat".into()], vec!["/srv/chat/agent.py".into()]);
+    assert_eq!(path(&around, &unit).as_deref(), Some("/srv/chat"));
+    around.code_files = vec!["/srv/chat/run.sh".into()];
+    assert_eq!(path(&around, &unit), None, "no Python");
+    (around.code_roots, around.code_files) = (vec!["/home/ada".into()], vec!["/home/ada/agent.py".into()]);
+    assert_eq!(path(&around, &unit), None, "only the file is granted");
+    (around.code_roots, around.code_files) = (vec!["/srv/chat".into()], vec!["/srv/chat/agent.py".into()]);
+    unit.exec.as_mut().unwrap().environment.insert("PYTHONPATH".into(), "/srv/lib".into());
+    assert_eq!(path(&around, &unit).as_deref(), Some("/srv/lib"), "the unit file has the last word");
+}
+
+#[test]
 fn a_path_that_a_unit_can_write_is_opened_without_links() {
     let mut unit = unit();
     unit.sandbox.read = vec![grant("/srv/data"), grant("/srv/out/in"), grant("/var/lib/loom/units/other.agent/shared")];
