@@ -149,9 +149,9 @@ pub struct UnitSettings {
     pub version: u32,
     /// Full name.
     pub unit: UnitId,
-    /// The checked unit, defaults filled in, by section and key.
+    /// By section and key as a unit file writes them, defaults filled in; only sections that the unit's kind has.
     pub settings: serde_json::Value,
-    /// `section.key` → `file:line`. A key that is missing here has its default.
+    /// `section.key` → `file:line:column`; `section.key[0]` for items of a list. A key that is missing here has its default.
     pub origins: BTreeMap<String, String>,
 }
 

@@ -12,7 +12,7 @@ mod verify;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use loom_api::control::{Client, Control};
-use loom_api::dirs::{DirFlags, Dirs};
+use loom_api::dirs::{DirError, DirFlags, Dirs};
 use loom_api::unit_files;
 use loom_api::view::*;
 use loom_core::ids::UnitId;
@@ -59,7 +59,7 @@ macro_rules! example {
 
 /// Ask the supervisor of agents, and show the answer
 #[derive(Parser)]
-#[command(name = "loomctl", version, after_long_help = MAIN_HELP, disable_help_subcommand = true)]
+#[command(name = "loomctl", version, after_long_help = MAIN_HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -141,10 +141,12 @@ enum Command {
         unit: String,
     },
     /// Check unit files and print every problem
-    #[command(after_long_help = example!("loomctl verify units/*.toml"))]
+    ///
+    /// Works without a supervisor. A directory stands for the unit files in it.
+    #[command(after_long_help = example!("loomctl verify", "loomctl verify units/*.toml"))]
     Verify {
-        /// Check these files
-        #[arg(required = true, value_name = "FILE")]
+        /// Check these files [default: all of the unit path]
+        #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Read all unit files anew; change nothing if one has an error
@@ -347,7 +349,14 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
         return Ok(0);
     }
     let dirs = Dirs::resolve(DirFlags { runtime_dir, state_dir, unit_path, config }).map_err(|error| {
-        let refusal = usage(error.to_string());
+        let refusal = match error {
+            DirError::Bad { .. } => Refusal::new(Refusal::BAD_FILE, error.to_string()),
+            DirError::Read { .. }
+            | DirError::SocketPathTooLong { .. }
+            | DirError::NotOurs { .. }
+            | DirError::Open { .. }
+            | DirError::Make { .. } => usage(error.to_string()),
+        };
         match std::error::Error::source(&error) {
             Some(source) => refusal.because(source.to_string()),
             None => refusal,
@@ -374,13 +383,13 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
         Command::Restart(job) => run_job(&context, &job, Client::restart_unit),
         Command::Status { unit: None } => {
             let view = context.ask(client.status(Nothing {}))?;
-            context.show(&view, |view| show::overview(view, logs::now_ms()));
+            context.show(&view, |view| show::overview(view, logs::now_ms(), sys::columns()));
             Ok(0)
         }
         Command::Status { unit: Some(unit) } => status_of_one(&context, unit),
         Command::List => {
             let view = context.ask(client.status(Nothing {}))?;
-            context.show(&view, show::list);
+            context.show(&view, |view| show::list(view, sys::columns()));
             Ok(0)
         }
         Command::Logs { unit, follow, lines, run, since } => {

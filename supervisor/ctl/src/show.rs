@@ -1,7 +1,7 @@
 //! show: answers as a person reads them.
 //!
-//! Job: from view types, text. May touch: nothing; the time comes as an argument. Keeps: states are words, never only colours;
-//! one unit is one line in a table.
+//! Job: from view types, text. May touch: nothing; the time and the terminal's width come as arguments. Keeps: states are words,
+//! never only colours; one unit is one line in a table, except that on a narrow terminal its note gets a line of its own.
 
 use loom_api::view::*;
 use loom_core::lifecycle::{ActiveState, Exit, RunResult};
@@ -65,6 +65,16 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// The last column, which is words, clipped to what a terminal of this width shows; all of it where there is no terminal.
+fn clipped(text: String, width: Option<usize>) -> String {
+    let Some(width) = width else { return text };
+    let line = |line: &str| match line.chars().count() > width {
+        true => line.chars().take(width.saturating_sub(1)).chain(['…', '\n']).collect(),
+        false => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
@@ -118,8 +128,8 @@ fn machine(machine: &Machine) -> String {
     }
 }
 
-/// One screen.
-pub fn overview(view: &Overview, now: u64) -> String {
+/// One screen, of at most `width` columns where that is known.
+pub fn overview(view: &Overview, now: u64, width: Option<usize>) -> String {
     let supervisor = &view.supervisor;
     let mut text = format!(
         "loomd {} {}, pid {}, up {}\nmachine: {}\nlogs: {}, state: {}, units: {}\n\n",
@@ -141,12 +151,13 @@ pub fn overview(view: &Overview, now: u64) -> String {
             let (run, restarts) = (unit.run.to_string(), unit.restarts.to_string());
             row([&unit.unit.to_string(), &state(unit), &run, &pid, &restarts, &ago(unit.since, now), &note(unit)])
         }));
-        text.push_str(&table(&rows));
+        text.push_str(&with_notes(rows, width));
         let count = |wanted: ActiveState| view.units.iter().filter(|unit| unit.active_state == wanted).count();
         let _ = writeln!(
             text,
-            "\n{} units: {} active, {} failed",
+            "\n{} unit{}: {} active, {} failed",
             view.units.len(),
+            if view.units.len() == 1 { "" } else { "s" },
             count(ActiveState::Active),
             count(ActiveState::Failed)
         );
@@ -155,6 +166,29 @@ pub fn overview(view: &Overview, now: u64) -> String {
         let _ = write!(text, "\nfiles with problems:\n{}", problems(&view.problems));
     }
     text
+}
+
+/// A table whose notes go below their line where a terminal has no room beside it.
+fn with_notes(rows: Vec<Vec<String>>, width: Option<usize>) -> String {
+    let whole = table(&rows);
+    let Some(width) = width.filter(|width| whole.lines().any(|line| line.chars().count() > *width)) else {
+        return whole;
+    };
+    let (facts, notes): (Vec<Vec<String>>, Vec<String>) = rows
+        .into_iter()
+        .map(|mut row| {
+            let note = row.pop().unwrap_or_default();
+            (row, note)
+        })
+        .unzip();
+    let mut text = String::new();
+    for (number, (line, note)) in table(&facts).lines().zip(notes).enumerate() {
+        let _ = writeln!(text, "{line}");
+        if number > 0 && !note.is_empty() {
+            let _ = writeln!(text, "  {note}");
+        }
+    }
+    clipped(text, Some(width))
 }
 
 /// `file:line:column: error: …`, and the way out.
@@ -178,14 +212,14 @@ pub fn problems(problems: &[Problem]) -> String {
 }
 
 /// `loomctl list`.
-pub fn list(view: &Overview) -> String {
+pub fn list(view: &Overview, width: Option<usize>) -> String {
     let mut rows = vec![row(["UNIT", "STATE", "RUN", "DESCRIPTION"])];
     rows.extend(
         view.units
             .iter()
             .map(|unit| row([&unit.unit.to_string(), &state(unit), &unit.run.to_string(), &unit.description])),
     );
-    table(&rows)
+    clipped(table(&rows), width)
 }
 
 /// `loomctl status UNIT`, without its log lines.
@@ -270,34 +304,73 @@ pub fn files(view: &UnitFiles) -> String {
     text
 }
 
-/// `loomctl show`: every setting in force, and where it comes from.
+/// Sections as a person writes them; what is not named here comes after.
+const SECTIONS: [&str; 11] =
+    ["unit", "exec", "ready", "watchdog", "restart", "stop", "sandbox", "limits", "bus", "tools", "llm"];
+/// Where origins stand, unless a line is longer.
+const ORIGIN_COLUMN: usize = 48;
+
+/// `loomctl show`: every setting in force as a unit file would say it, and where it comes from.
 pub fn settings(view: &UnitSettings) -> String {
     let Value::Object(all) = &view.settings else { return format!("{}\n", view.settings) };
-    // Keys outside of a section belong to [unit].
-    let mut sections: Vec<(&str, Vec<(&str, &Value)>)> = vec![("unit", vec![])];
-    for (name, value) in all {
-        match value {
-            Value::Object(fields) => {
-                sections.push((name, fields.iter().map(|(key, value)| (key.as_str(), value)).collect()));
-            }
-            value => sections[0].1.push((name, value)),
-        }
-    }
+    let place = |name: &str| SECTIONS.iter().position(|known| *known == name).unwrap_or(SECTIONS.len());
+    let mut sections: Vec<(&String, &Value)> = all.iter().collect();
+    sections.sort_by_key(|(name, _)| place(name));
     let mut text = format!("# {}\n", view.unit);
-    for (section, fields) in sections {
-        let rows: Vec<Vec<String>> = fields
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| {
-                let origin = view.origins.get(&format!("{section}.{key}")).map_or("default", String::as_str);
-                row([&format!("{key} = {value}"), &format!("# {origin}")])
-            })
-            .collect();
-        if !rows.is_empty() {
-            let _ = write!(text, "\n[{section}]\n{}", table(&rows));
-        }
+    for (name, value) in sections {
+        section(&mut text, view, name, value);
     }
     text
+}
+
+fn section(text: &mut String, view: &UnitSettings, name: &str, value: &Value) {
+    let Value::Object(fields) = value else { return };
+    // Tables of the writer's choice, as `[llm.local]`; `environment` and `credentials` are values.
+    let (tables, values): (Vec<_>, Vec<_>) =
+        fields.iter().partition(|(_, value)| name == "llm" && matches!(value, Value::Object(_)));
+    if !values.is_empty() {
+        let _ = writeln!(text, "\n[{name}]");
+    }
+    for (key, value) in values {
+        let line = format!("{key} = {}", toml(value));
+        let pad = ORIGIN_COLUMN.saturating_sub(line.chars().count());
+        let _ = writeln!(text, "{line}{:pad$}  # {}", "", origin(&view.origins, &format!("{name}.{key}")));
+    }
+    for (key, value) in tables {
+        section(text, view, &format!("{name}.{key}"), value);
+    }
+}
+
+/// Where a setting was written; for a list or a table that several files wrote, each of them.
+fn origin(origins: &std::collections::BTreeMap<String, String>, key: &str) -> String {
+    let file = |origin: &str| origin.split(':').next().unwrap_or_default().to_owned();
+    let mut found: Vec<&str> = origins.get(key).map(String::as_str).into_iter().collect();
+    let parts = origins
+        .iter()
+        .filter(|(path, _)| path.strip_prefix(key).is_some_and(|rest| rest.starts_with('[') || rest.starts_with('.')));
+    for (_, part) in parts {
+        if !found.iter().any(|known| file(known) == file(part)) {
+            found.push(part);
+        }
+    }
+    if found.is_empty() { "default".to_owned() } else { found.join(", ") }
+}
+
+/// A value as TOML has it. What JSON writes as a text is one in TOML as well.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) if fields.is_empty() => "{}".to_owned(),
+        Value::Object(fields) => {
+            let bare = |key: &str| key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+            let field = |(key, value): (&String, &Value)| match bare(key) && !key.is_empty() {
+                true => format!("{key} = {}", toml(value)),
+                false => format!("{} = {}", Value::from(key.as_str()), toml(value)),
+            };
+            format!("{{ {} }}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 /// `loomctl audit`.
@@ -327,4 +400,26 @@ pub fn reload(report: &ReloadReport) -> String {
         text.push_str("nothing changed\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_narrow_terminal_a_note_has_a_line_of_its_own() {
+        let rows =
+            || vec![row(["UNIT", "STATE", "NOTE"]), row(["a", "failed", "a long reason"]), row(["b", "active", ""])];
+        assert_eq!(with_notes(rows(), None), "UNIT  STATE   NOTE\na     failed  a long reason\nb     active\n");
+        assert_eq!(with_notes(rows(), Some(40)), with_notes(rows(), None));
+        assert_eq!(with_notes(rows(), Some(14)), "UNIT  STATE\na     failed\n  a long reas…\nb     active\n");
+    }
+
+    #[test]
+    fn a_setting_names_every_file_that_wrote_it() {
+        let pairs = [("sandbox.read", "/a:1:1"), ("sandbox.read[0]", "/a:1:8"), ("sandbox.read[1]", "/d:2:3")];
+        let origins = pairs.map(|(key, at)| (key.to_owned(), at.to_owned())).into();
+        assert_eq!(origin(&origins, "sandbox.read"), "/a:1:1, /d:2:3");
+        assert_eq!(origin(&origins, "sandbox.reads"), "default");
+    }
 }

@@ -1,6 +1,7 @@
 //! sys: the calls that have no safe form.
 //!
-//! Job: local time, a child that does not outlive us, waiting on a descriptor. May touch: libc. Keeps: every `unsafe` says why it holds.
+//! Job: local time, the terminal's width, a child that does not outlive us, waiting on a descriptor. May touch: libc. Keeps: every
+//! `unsafe` says why it holds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,16 @@ pub fn local_time(ms: u64) -> String {
         tm.tm_sec,
         ms % 1000
     )
+}
+
+/// How wide the terminal is that shows our standard output; `None` in a pipe.
+pub fn columns() -> Option<usize> {
+    // SAFETY: `winsize` is plain data for which zeroes are valid; the kernel writes one and keeps no pointer to it.
+    let (answer, size) = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        (libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size), size)
+    };
+    (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// Lets the kernel end the child when this thread ends, however it does.

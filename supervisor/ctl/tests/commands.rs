@@ -294,6 +294,22 @@ fn usage_is_status_2() {
 }
 
 #[test]
+fn verify_without_a_file_checks_the_unit_path_and_a_bad_loom_toml_is_status_4() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.agent.toml"), "[exec]\ncomand = [\"sh\"]\n").unwrap();
+    let verify = || bare_command(dir.path()).env("LOOM_UNIT_PATH", dir.path()).arg("verify").output().unwrap();
+    let output = verify();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("a.agent.toml:2:1"), "{output:?}");
+    fs::write(dir.path().join("a.agent.toml"), "[exec]\ncommand = [\"/bin/sh\"]\n").unwrap();
+    assert_eq!(verify().status.code(), Some(0));
+    fs::write(dir.path().join("loom.toml"), "runtime_dir = 5\n").unwrap();
+    let output = verify();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("loom.toml"), "{output:?}");
+}
+
+#[test]
 fn a_bad_file_is_status_4_and_its_problems_are_drawn() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.agent.toml"), "[exec]\ncommand = [\"sh\"]\n\n[restart]\npolicy = \"onfailure\"\n")

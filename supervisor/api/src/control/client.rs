@@ -70,7 +70,7 @@ impl Client {
     fn nobody(&self, cause: &str) -> Refusal {
         Refusal::new(Refusal::NO_SUPERVISOR, format!("no supervisor is running at {}", self.socket.display()))
             .because(cause)
-            .try_this("start it: `loomd` with the same --runtime-dir, or `systemctl start loomd`")
+            .try_this("start `loomd` here, or name its directory: --runtime-dir or LOOM_RUNTIME_DIR")
     }
 }
 

@@ -39,6 +39,13 @@ pub fn resolve_unit<'a>(asked: &str, known: impl IntoIterator<Item = &'a UnitId>
 
 fn none(asked: &str, bad: Option<BadUnitName>, known: &[&UnitId]) -> Refusal {
     let mut refusal = Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{asked}`"));
+    // A file's name, as a shell completes it.
+    let file = asked.strip_suffix(".toml").map(|path| path.rsplit('/').next().unwrap_or(path));
+    if let Some(meant) = known.iter().find(|id| Some(id.to_string().as_str()) == file) {
+        return refusal
+            .because("that is a file; a unit is named without `.toml`")
+            .try_this(format!("did you mean `{meant}`?"));
+    }
     refusal.cause = bad.map(|bad| bad.to_string());
     let stem = asked.rsplit_once('.').map_or(asked, |(stem, _)| stem);
     let near = known.iter().filter(|id| distance(id.name().as_str(), stem) <= 2 || id.name().as_str() == stem);
@@ -93,5 +100,9 @@ mod tests {
         }
         let hint = resolve_unit("caht", &known).unwrap_err().hint.unwrap();
         assert!(hint.starts_with("did you mean `chat.agent`?"), "{hint}");
+        for file in ["llm.service.toml", "units/llm.service.toml"] {
+            let refusal = resolve_unit(file, &known).unwrap_err();
+            assert_eq!(refusal.hint.as_deref(), Some("did you mean `llm.service`?"), "{file}");
+        }
     }
 }

@@ -321,10 +321,10 @@ impl Control for Fake {
             version: VERSION,
             unit: view.unit,
             settings: json!({
-                "description": "Talks",
+                "unit": {"description": "Talks"},
                 "exec": {"command": ["python3", "-m", "chat_agent"], "environment": {"A": "1"}},
-                "restart": {"policy": "on-failure", "delay": 100},
-                "watchdog": null,
+                "restart": {"policy": "on-failure", "delay": "100ms"},
+                "llm": {"default": "local", "local": {"model": "smollm2"}},
             }),
             origins: BTreeMap::from([
                 ("exec.command".to_owned(), "/etc/loom/units/chat.agent.toml:2".to_owned()),

@@ -1013,7 +1013,7 @@ impl<'a> Checker<'a> {
             && !exists(program)
         {
             let help = if program.contains('/') {
-                "correct the path, or install it"
+                "correct the path, install it, or make it executable: `chmod +x`"
             } else {
                 "install it, or write its whole path; PATH is the system's, not yours"
             };

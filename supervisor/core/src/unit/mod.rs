@@ -14,12 +14,14 @@ mod schema;
 mod source;
 mod values;
 mod words;
+mod written;
 
 pub use check::Programs;
 pub use load::{Catalogue, Loaded, Origins, Standing, UNITS_MAX, UnitFile, load, load_all};
 pub use raw::{FILE_PROBLEMS_MAX, SYNTAX_ROUNDS_MAX};
 pub use schema::schema;
 pub use source::{Content, Facts, Role, Source, SourceSet, role};
+pub use written::written;
 
 use crate::ids::{Millis, RunId, UnitId};
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,7 @@ use loom_api::view::{
 };
 use loom_core::fleet::{JobOutcome, Status, Verb};
 use loom_core::ids::{Kind, UnitId};
+use loom_core::lifecycle::ActiveState;
 use loom_core::machine::Machine;
 use loom_core::unit::problem::Severity;
 use loom_core::unit::{Catalogue, Standing, Unit};
@@ -114,6 +115,7 @@ impl Api {
 
     async fn job(&self, request: JobRequest, verb: Verb) -> Result<UnitView, Refusal> {
         let unit = self.find(&request.unit).await?;
+        let before = self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?;
         let (done, outcome) = oneshot::channel();
         let ask = Ask::Job { unit: unit.clone(), verb, by: PERSON.to_owned(), done };
         let stopping = || Refusal::new(Refusal::STOPPING, "loomd is on its way down");
@@ -141,19 +143,26 @@ impl Api {
                 }
             }
         }
-        self.view(&unit, false).await
+        match (self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?, before) {
+            (Some(status), _) => Ok(self.view_of(status)),
+            // Its file was gone, and with its process its last trace went.
+            (None, Some(last)) => {
+                let mut view = self.view_of(last);
+                (view.active_state, view.sub_state, view.main_pid) = (ActiveState::Inactive, "dead".to_owned(), None);
+                Ok(view)
+            }
+            (None, None) => Err(Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`"))),
+        }
     }
 
-    async fn view(&self, unit: &UnitId, in_detail: bool) -> Result<UnitView, Refusal> {
+    async fn view(&self, unit: &UnitId) -> Result<UnitView, Refusal> {
         let status = self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?;
         let status = status.ok_or_else(|| Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`")))?;
         let mut view = self.view_of(status);
-        if in_detail {
-            view.processes =
-                self.peers.processes(unit).into_iter().map(|(pid, command)| ProcessView { pid, command }).collect();
-            if let Some(files) = files_of(&self.library.in_force(), unit) {
-                view.files = files.iter().filter(|file| !file.hidden).map(|file| file.path.clone()).collect();
-            }
+        view.processes =
+            self.peers.processes(unit).into_iter().map(|(pid, command)| ProcessView { pid, command }).collect();
+        if let Some(files) = files_of(&self.library.in_force(), unit) {
+            view.files = files.iter().filter(|file| !file.hidden).map(|file| file.path.clone()).collect();
         }
         Ok(view)
     }
@@ -236,8 +245,7 @@ impl Api {
         let id = self.find(asked).await?;
         let unit = self.ask(|reply| Ask::Unit { unit: id.clone(), reply }).await?;
         let unit = unit.ok_or_else(|| Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{id}`")))?;
-        let settings = serde_json::to_value(&unit)
-            .map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot show `{id}`")).because(error.to_string()))?;
+        let settings = loom_core::unit::written(&unit);
         let origins = match self.library.in_force().origins.get(&id) {
             Some(origins) => origins.clone(),
             None if id.template().is_some() => {
@@ -334,7 +342,7 @@ impl Control for Api {
     fn unit(&self, request: UnitAsked) -> Answering<'_, UnitView> {
         Box::pin(async move {
             let unit = self.find(&request.unit).await?;
-            self.view(&unit, true).await
+            self.view(&unit).await
         })
     }
 
