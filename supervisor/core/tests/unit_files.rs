@@ -354,6 +354,16 @@ fn the_committed_schemas_are_fresh() {
     }
 }
 
+#[test]
+fn the_committed_reference_is_fresh() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/unit-files.md");
+    if std::env::var_os("LOOM_UPDATE_SCHEMAS").is_some() {
+        std::fs::write(path, reference()).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(reference() == committed, "{path} is stale: run the tests with LOOM_UPDATE_SCHEMAS=1");
+}
+
 /// Problems lie in their file, and reading comes to an end.
 #[test]
 fn a_rule_or_filter_that_is_accepted_is_one_for_the_tool_room_and_the_bus() {

@@ -115,7 +115,7 @@ pub struct Key {
     pub name: &'static str,
     /// What it may be.
     pub shape: Shape,
-    /// For the schema.
+    /// For the schema and the reference.
     pub about: &'static str,
 }
 
@@ -130,7 +130,7 @@ pub struct Section {
     pub keys: &'static [Key],
     /// Tables below it with names of the writer's choice: `[llm.<name>]`.
     pub named: Option<&'static [Key]>,
-    /// For the schema.
+    /// For the schema and the reference.
     pub about: &'static str,
 }
 

@@ -1,0 +1,74 @@
+//! reference: the page that tells people every section and key, `docs/unit-files.md`. May touch: `keys`.
+//! Keeps: printed from the table that checks.
+
+use super::keys::{self, Key, Shape};
+use crate::tools::List;
+use std::fmt::Write;
+
+const HEAD: &str = "\
+# Unit files
+
+Printed from the table that checks unit files (`make schemas`); editors get the same from `schemas/unit.*.json`.
+
+- **Name**: `name.kind.toml`, kind `agent`, `service` or `target`; a name is 1 to 64 of `a-z 0-9 -`, first a letter. In commands the kind
+  may be left out: `chat` is `chat.agent`.
+- **Where**: the directories of the unit path; `loomctl status` shows them. The first one that has a file of this name wins. A link to
+  `/dev/null` masks the unit.
+- **Drop-ins**: files in `<unit>.d/`, in the order of their names, replace single settings. `[extend.<section>]` appends to a list instead.
+- **Templates**: `name@.kind.toml` makes any `name@text.kind`; `%i` is the text.
+- **Specifiers**, in values: `%n` the unit, `%N` without its kind, `%p` its name, `%i` the instance, `%I` that unescaped, `%d` the
+  directory of its file, `%S` its state directory, `%C` its cache directory, `%t` the runtime directories of units, `%h` home and `%u` name
+  of loomd's user, `%b` the boot id, `%%` a percent sign.
+- **After a change**: `loomctl daemon-reload`, then `loomctl restart UNIT`. `loomctl show UNIT` tells every setting in force and where it
+  was written.
+";
+
+/// The whole page.
+pub fn reference() -> String {
+    let mut page = HEAD.to_owned();
+    for section in keys::SECTIONS {
+        let kinds: Vec<String> = section.kinds.iter().map(ToString::to_string).collect();
+        let _ = write!(page, "\n## [{}]\n{} For: {}.\n", section.name, section.about, kinds.join(", "));
+        table(&mut page, section.keys);
+        if let Some(named) = section.named {
+            let _ = write!(page, "\n`[{}.<name>]`, under a name of your choice:\n", section.name);
+            table(&mut page, named);
+        }
+    }
+    page
+}
+
+fn table(page: &mut String, keys: &[Key]) {
+    page.push_str("\n| key | value | is |\n|---|---|---|\n");
+    for key in keys {
+        let _ = writeln!(page, "| `{}` | {} | {} |", key.name, words(key.shape), key.about);
+    }
+}
+
+fn words(shape: Shape) -> String {
+    let any = |words: &[&str]| words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ");
+    match shape {
+        Shape::Text => "text".to_owned(),
+        Shape::Texts => "list of texts".to_owned(),
+        Shape::Units => "list of units, with their kinds".to_owned(),
+        Shape::Command => "list: `[\"python3\", \"%d/agent.py\"]`".to_owned(),
+        Shape::Path => "absolute path".to_owned(),
+        Shape::Paths { .. } => "list of absolute paths; with `?` in front one may be missing".to_owned(),
+        Shape::Environment => "table: `{ NAME = \"text\" }`".to_owned(),
+        Shape::Credentials => "table: `{ name = \"/path\" }`".to_owned(),
+        Shape::Word { words, .. } => any(words),
+        Shape::Words { words, .. } => format!("list of {}", any(words)),
+        Shape::Time { .. } => "time: `\"30s\"`, `\"1min 30s\"`".to_owned(),
+        Shape::Fraction { least, most } => format!("number, {least} to {most}"),
+        Shape::Count { least, most } => format!("whole number, {least} to {most}"),
+        Shape::Size => "size: `\"256M\"`".to_owned(),
+        Shape::ExitStatuses => "list of exit codes".to_owned(),
+        Shape::Signal => "signal: `\"SIGTERM\"`".to_owned(),
+        Shape::Hosts => "list: `[\"127.0.0.1:8080\"]`".to_owned(),
+        Shape::Ports => "list of ports".to_owned(),
+        Shape::Filters => "list of topics; `*` is one segment, `>` the rest".to_owned(),
+        Shape::Rules(List::Allow) => "list of rules: `\"fs:read(path=notes/**)\"`".to_owned(),
+        Shape::Rules(List::Deny) => "list of rules: `\"fs:*(path=**/.env)\"`".to_owned(),
+        Shape::Url => "`\"http://…\"` or `\"https://…\"`".to_owned(),
+    }
+}
