@@ -11,7 +11,7 @@ PYTHON := examples/chat-agent/.venv/bin/python
 DEV := .venv/bin
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help demo test bench build install schemas clean
+.PHONY: help demo test bench build schemas clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
