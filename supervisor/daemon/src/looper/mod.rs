@@ -314,7 +314,7 @@ impl Looper {
                 }
                 Effect::JobDone { job, outcome } => {
                     if let Some(done) = self.jobs.remove(&job) {
-                        let _ = done.send(outcome);
+                        let _ = done.send(as_stored(outcome, &stored));
                     }
                 }
                 Effect::Changed { unit, run, from, to, sub, result, because } => {
@@ -408,6 +408,18 @@ fn span(millis: Millis) -> Duration {
     Duration::from_millis(millis.0)
 }
 
+/// What the person is told: what is done but not on the disk is no success, for a new loomd would not know of it.
+fn as_stored(outcome: JobOutcome, stored: &Result<(), String>) -> JobOutcome {
+    match (outcome, stored) {
+        (JobOutcome::Done, Err(error)) => JobOutcome::Failed {
+            error: "it is done, but the store did not take it: after a restart loomd would not know of it".into(),
+            cause: Some(error.clone()),
+            hint: Some("see `loomctl status` for the store's state, mend that, then ask again".into()),
+        },
+        (outcome, _) => outcome,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,15 +492,20 @@ mod tests {
             let (done, outcome) = oneshot::channel();
             let unit: UnitId = unit.parse().unwrap();
             asks_in.send(Ask::Job { unit, verb: Verb::Start, by: "person".into(), done }).await.unwrap();
-            outcome.await.unwrap();
+            let outcome = outcome.await.unwrap();
             let (reply, condition) = oneshot::channel();
             asks_in.send(Ask::Condition { reply }).await.unwrap();
-            condition.await.unwrap().0
+            (condition.await.unwrap().0, outcome)
         };
         disk.is_full.store(true, Ordering::SeqCst);
-        assert_eq!(start("a.target").await.as_deref(), Some("no space left"));
+        let (condition, told) = start("a.target").await;
+        assert_eq!(condition.as_deref(), Some("no space left"));
+        assert!(
+            matches!(&told, JobOutcome::Failed { cause: Some(cause), .. } if cause == "no space left"),
+            "what is not on the disk is no success: {told:?}"
+        );
         disk.is_full.store(false, Ordering::SeqCst);
-        assert_eq!(start("b.target").await, None);
+        assert_eq!(start("b.target").await, (None, JobOutcome::Done));
         let has: Vec<String> = disk.has.lock().unwrap().iter().map(|(id, r)| format!("{id} {}", r.wanted)).collect();
         assert_eq!(has, ["a.target true", "b.target true"]);
         asks_in.send(Ask::Shutdown).await.unwrap();
