@@ -211,7 +211,7 @@ def run() -> None:
     adopted = view("chat")
     if (adopted["main_pid"], adopted["run"]) != (agent["main_pid"], agent["run"]):
         raise Failed(f"the agent was not adopted: {adopted}")
-    ask("Say goodbye to me by name.", thread)
+    ask("What is the capital of France?", thread)
     again = view("chat")
     if again["main_pid"] != agent["main_pid"]:
         raise Failed("another process answered")

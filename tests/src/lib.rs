@@ -234,11 +234,13 @@ impl Loom {
 
     /// What loomd wrote to stderr and its own log.
     pub fn daemon_words(&self) -> String {
-        let mut words = std::fs::read_to_string(self.path().join("loomd.stderr")).unwrap_or_default();
-        words += &std::fs::read_to_string(self.path().join("state/logs/loomd.jsonl")).unwrap_or_default();
-        let from = words.len().saturating_sub(6000);
-        let from = (from..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(0);
-        words[from..].to_owned()
+        let last = |file: &str, bytes: usize| {
+            let words = std::fs::read_to_string(self.path().join(file)).unwrap_or_default();
+            let from = words.len().saturating_sub(bytes);
+            let from = (from..words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+            words[from..].to_owned()
+        };
+        format!("{}\n{}", last("loomd.stderr", 2000), last("state/logs/loomd.jsonl", 4000))
     }
 
     /// loomd's process id.

@@ -20,7 +20,7 @@ use loom_core::ids::UnitId;
 use loom_core::lifecycle::{Exit, Phase, Record};
 use loom_core::machine::Machine;
 use loom_core::unit::{RunFacts, Unit};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -302,7 +302,10 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// Takes the lock that makes this the one loomd of the directory. It is gone with the process, so a crash leaves none behind.
-fn lock(path: &Path, dir: &Path) -> Result<Flock<File>, StartError> {
+///
+/// A record lock belongs to the process alone. `flock` would go on to a child that has not yet become its launcher, and
+/// when loomd is killed in that moment the next one would find the directory taken.
+fn lock(path: &Path, dir: &Path) -> Result<File, StartError> {
     let mut options = fs::OpenOptions::new();
     let mut file = options
         .read(true)
@@ -314,18 +317,25 @@ fn lock(path: &Path, dir: &Path) -> Result<Flock<File>, StartError> {
         .map_err(failed(format!("open {}", path.display())))?;
     let mut holder = String::new();
     let _ = file.read_to_string(&mut holder);
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => {
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_SETLK(&whole)).map_err(|errno| match errno {
+        nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES => {
             StartError::AlreadyRuns { dir: dir.to_owned(), pid: holder.trim().to_owned() }
         }
         other => StartError::Io { what: format!("lock {}", path.display()), source: other.into() },
     })?;
-    let written = lock
+    let written = file
         .set_len(0)
-        .and_then(|()| lock.rewind())
-        .and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
     written.map_err(failed(format!("write {}", path.display())))?;
-    Ok(lock)
+    Ok(file)
 }
 
 /// Where `loom-launch` and `loom-worker` lie: beside loomd, or where `LOOM_LIBEXEC_DIR` says.
