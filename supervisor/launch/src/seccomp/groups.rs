@@ -25,7 +25,7 @@ pub(super) fn group(name: &str) -> Option<Vec<i64>> {
 
 /// Memory, futex, signals, clocks, timers, random, identity reads, exec, wait, threads, waiting on descriptors, pipes.
 fn base() -> Vec<i64> {
-    #[allow(unused_mut)]
+    #[allow(unused_mut, reason = "grown only where the architecture has older calls")]
     let mut calls = calls![
         SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
         SYS_close SYS_close_range SYS_dup SYS_dup3 SYS_fcntl SYS_ioctl SYS_lseek SYS_fstat SYS_newfstatat SYS_statx
@@ -59,7 +59,7 @@ fn base() -> Vec<i64> {
 
 /// Open to close, directory and link calls, sync, locks, copies, reading attributes, inotify.
 fn file() -> Vec<i64> {
-    #[allow(unused_mut)]
+    #[allow(unused_mut, reason = "grown only where the architecture has older calls")]
     let mut calls = calls![
         SYS_openat SYS_truncate SYS_ftruncate SYS_fallocate SYS_fadvise64 SYS_readahead SYS_flock
         SYS_fsync SYS_fdatasync SYS_syncfs SYS_sync
@@ -91,7 +91,7 @@ pub(super) fn metadata() -> Vec<i64> {
     /// Not in every table of `libc`: `fchmodat2`, `setxattrat`, `removexattrat`, `file_setattr`; new calls have one number on
     /// all architectures.
     const NEW: [i64; 4] = [452, 463, 466, 469];
-    #[allow(unused_mut)]
+    #[allow(unused_mut, reason = "grown only where the architecture has older calls")]
     let mut calls = calls![
         SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat SYS_setxattr SYS_lsetxattr
         SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr
@@ -104,7 +104,7 @@ pub(super) fn metadata() -> Vec<i64> {
 
 /// Known dangerous ones: a clear refusal, for ENOSYS would look like an old kernel.
 pub(super) fn dangerous() -> Vec<i64> {
-    #[allow(unused_mut)]
+    #[allow(unused_mut, reason = "grown only where the architecture has older calls")]
     let mut calls = calls![
         SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_pidfd_getfd SYS_kcmp SYS_process_madvise
         SYS_process_mrelease
