@@ -50,7 +50,8 @@ pub(crate) use shown::without_file;
 
 use crate::ids::{Millis, RunId, UnitId};
 use crate::lifecycle::{
-    self, ActiveState, Exit, Identity, LaunchFailure, Life, Notify, Now, Record, RunResult, State, Why,
+    self, ActiveState, Control, Controlled, Exit, Identity, LaunchFailure, Life, Notify, Now, Record, RunResult, Said,
+    State, TreeEnd, Why,
 };
 use crate::machine::Enforcement;
 use crate::unit::{RunFacts, Unit};
@@ -67,6 +68,30 @@ pub enum Verb {
     Start,
     Stop,
     Restart,
+    /// The program's own reload.
+    Reload,
+    /// As `Restart`, of a unit that runs; of another: nothing.
+    TryRestart,
+    /// Done if it is active, failed if not; changes nothing.
+    VerifyActive,
+    /// Sends a signal, and waits for nothing.
+    Kill {
+        signal: i32,
+        whom: Whom,
+    },
+    /// Forgets that it failed, how often, and what it was started with too often.
+    ResetFailed,
+    /// Stops all its processes in their tracks.
+    Freeze,
+    /// Lets them go on.
+    Thaw,
+}
+
+/// Whom a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    Main,
+    All,
 }
 
 /// How a job ended.
@@ -103,6 +128,22 @@ pub enum Event {
     TreeEmpty { unit: UnitId, run: RunId },
     /// sd_notify.
     Notified { unit: UnitId, run: RunId, notify: Notify },
+    /// Its conditions were looked at; `unmet`: the first that does not hold, as written.
+    Checked { unit: UnitId, run: RunId, unmet: Option<String> },
+    /// A helping process ended, and nothing of it is left.
+    Controlled { unit: UnitId, run: RunId, control: Control, end: Controlled },
+    /// `MAINPID=` of a process that is proven to be the unit's.
+    MainProcess { unit: UnitId, run: RunId, identity: Identity },
+    /// The kernel killed a process of the tree for want of memory.
+    OomKilled { unit: UnitId, run: RunId },
+    /// loomd saw it publish or call a tool, at that moment of the monotonic clock.
+    Progressed { unit: UnitId, run: RunId, at: Millis },
+    /// It used some of its budget.
+    Spent { unit: UnitId, run: RunId, tokens: u64, cost_micros: u64, calls: u64 },
+    /// What it was working on: ids of events and tasks. Comes before `Exited`.
+    InHand { unit: UnitId, run: RunId, work: Vec<String> },
+    /// Its processes were stopped in their tracks, or go on; or that did not work.
+    Frozen { unit: UnitId, run: RunId, outcome: Result<bool, String> },
     /// A deadline given by [`Fleet::next_wake`] has come.
     Tick,
     /// Stop everything, in order. [`Fleet::is_quiet`] tells when that is done.
@@ -121,8 +162,27 @@ pub enum Effect {
     OpenGate { unit: UnitId, run: RunId },
     /// Send a signal to the main process, followed by SIGCONT if it is a stop signal.
     Signal { unit: UnitId, run: RunId, signal: i32 },
-    /// SIGKILL whatever is left of the tree, the main process included. Answer: `Exited` if it lived, then `TreeEmpty`.
-    EndTree { unit: UnitId, run: RunId },
+    /// End what is left of the tree; `Kill` ends the main process too. Answer: `Exited` if the main process lived and was
+    /// killed, then, once nothing is left or what is left may live on, `TreeEmpty`. May be asked again with more force.
+    EndTree { unit: UnitId, run: RunId, how: TreeEnd },
+    /// Look at the conditions of its start. Answer: `Checked`.
+    Check { unit: UnitId, run: RunId },
+    /// Start a helping process, in the unit's sandbox and tree. Answer: `Controlled`.
+    Run { unit: UnitId, run: RunId, control: Control },
+    /// Kill a helping process and what it started. Its `Controlled` follows.
+    EndControl { unit: UnitId, run: RunId, control: Control },
+    /// Send a signal to every process of the tree.
+    SignalAll { unit: UnitId, run: RunId, signal: i32 },
+    /// Note what can be seen of its processes, for a crash report.
+    Inspect { unit: UnitId, run: RunId },
+    /// Keep a crash report of the run that has just ended.
+    Report { unit: UnitId, run: RunId, result: RunResult, exit: Option<Exit>, error: Option<String> },
+    /// Deliver this event or task to the unit no more; keep it as a dead letter.
+    SetAside { unit: UnitId, run: RunId, work: String },
+    /// Stop all its processes in their tracks, or let them go on. Answer: `Frozen`.
+    Freeze { unit: UnitId, run: RunId, frozen: bool },
+    /// One line of log and one event on the bus (`loom.unit.<word>`).
+    Say { unit: UnitId, run: RunId, said: Said },
     /// A job is over.
     JobDone { job: JobId, outcome: JobOutcome },
     /// One line of log and one event on the bus (`loom.unit.changed`).
@@ -381,6 +441,20 @@ impl Fleet {
                     self.apply(&id, lifecycle::Event::Tick);
                 }
             }
+            Event::Checked { unit, run, unmet } => self.apply(&unit, lifecycle::Event::Checked { run, unmet }),
+            Event::Controlled { unit, run, control, end } => {
+                self.apply(&unit, lifecycle::Event::Controlled { run, control, end });
+            }
+            Event::MainProcess { unit, run, identity } => {
+                self.apply(&unit, lifecycle::Event::MainProcess { run, identity });
+            }
+            Event::OomKilled { unit, run } => self.apply(&unit, lifecycle::Event::OomKilled { run }),
+            Event::Progressed { unit, run, at } => self.apply(&unit, lifecycle::Event::Progressed { run, at }),
+            Event::Spent { unit, run, tokens, cost_micros, calls } => {
+                self.apply(&unit, lifecycle::Event::Spent { run, tokens, cost_micros, calls });
+            }
+            Event::InHand { unit, run, work } => self.apply(&unit, lifecycle::Event::InHand { run, work }),
+            Event::Frozen { .. } => {}
             Event::Shutdown => self.shutdown(),
         }
         self.advance();
@@ -390,20 +464,8 @@ impl Fleet {
 
     /// The earliest deadline of any unit; the shell sleeps until then and sends `Tick`.
     pub fn next_wake(&self) -> Option<Millis> {
-        let restart = |entry: &Entry| match entry.life.state {
-            State::Resting { at, .. } if entry.waits_for.is_none() && entry.job.is_none() => Some(at),
-            State::Down { .. }
-            | State::Reached
-            | State::Resting { .. }
-            | State::Spawning { .. }
-            | State::Abandoned { .. }
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Clearing { .. } => None,
-        };
+        let restart =
+            |entry: &Entry| entry.life.state.rests_until().filter(|_| entry.waits_for.is_none() && entry.job.is_none());
         self.units.values().filter_map(|entry| entry.life.deadline(&entry.unit).or_else(|| restart(entry))).min()
     }
 
@@ -465,7 +527,25 @@ impl Fleet {
                     self.out.push(Effect::Signal { unit, run, signal });
                 }
                 // Depends on no record: whatever loomd comes next ends that tree too.
-                lifecycle::Effect::EndTree => self.out.push(Effect::EndTree { unit, run }),
+                lifecycle::Effect::EndTree(how) => self.out.push(Effect::EndTree { unit, run, how }),
+                lifecycle::Effect::Check => self.out.push(Effect::Check { unit, run }),
+                lifecycle::Effect::Run(control) => {
+                    self.persist(id);
+                    self.out.push(Effect::Run { unit, run, control });
+                }
+                lifecycle::Effect::EndControl(control) => self.out.push(Effect::EndControl { unit, run, control }),
+                lifecycle::Effect::Inspect => self.out.push(Effect::Inspect { unit, run }),
+                lifecycle::Effect::Report => {
+                    let life = &self.entry(id).life;
+                    let (result, exit, error) = (life.result, life.exit, life.last_error.clone());
+                    self.out.push(Effect::Report { unit, run, result, exit, error });
+                }
+                lifecycle::Effect::SetAside(work) => {
+                    self.persist(id);
+                    self.out.push(Effect::SetAside { unit, run, work });
+                }
+                lifecycle::Effect::Say(said) => self.out.push(Effect::Say { unit, run, said }),
+                lifecycle::Effect::Failed | lifecycle::Effect::Succeeded | lifecycle::Effect::GaveUp => {}
                 lifecycle::Effect::Up => self.came_up(id),
             }
         }

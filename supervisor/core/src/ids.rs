@@ -20,11 +20,13 @@ pub enum Kind {
     Service,
     /// A group of units.
     Target,
+    /// Starts another unit by the clock.
+    Schedule,
 }
 
 impl Kind {
     /// All kinds, in the order in which a bare name is looked up.
-    pub const ALL: [Kind; 3] = [Kind::Agent, Kind::Service, Kind::Target];
+    pub const ALL: [Kind; 4] = [Kind::Agent, Kind::Service, Kind::Target, Kind::Schedule];
 
     /// The word used in file names and on the command line.
     pub fn word(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Kind {
             Kind::Agent => "agent",
             Kind::Service => "service",
             Kind::Target => "target",
+            Kind::Schedule => "schedule",
         }
     }
 }
@@ -142,7 +145,7 @@ impl UnitId {
         }
         match self.kind {
             Kind::Agent => text,
-            kind @ (Kind::Service | Kind::Target) => format!("{text}_{kind}"),
+            kind @ (Kind::Service | Kind::Target | Kind::Schedule) => format!("{text}_{kind}"),
         }
     }
 }

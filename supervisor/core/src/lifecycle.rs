@@ -35,7 +35,7 @@ pub use words::{errno_name, exit_words, launch_words, result_word, span};
 use crate::ids::{Millis, RunId};
 use crate::launch_plan::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Report, Stage};
 use crate::machine::Enforcement;
-use crate::unit::{ReadyKind, RunFacts, Unit};
+use crate::unit::{Check, Probe, ReadyKind, RunFacts, Unit};
 use serde::{Deserialize, Serialize};
 
 /// systemd's word for where a unit stands, at a glance.
@@ -45,6 +45,7 @@ pub enum ActiveState {
     Inactive,
     Activating,
     Active,
+    Reloading,
     Deactivating,
     Failed,
 }
@@ -56,6 +57,7 @@ impl ActiveState {
             ActiveState::Inactive => "inactive",
             ActiveState::Activating => "activating",
             ActiveState::Active => "active",
+            ActiveState::Reloading => "reloading",
             ActiveState::Deactivating => "deactivating",
             ActiveState::Failed => "failed",
         }
@@ -71,11 +73,24 @@ pub enum RunResult {
     Signal,
     CoreDump,
     Timeout,
+    /// It did not say `WATCHDOG=1` in time.
     Watchdog,
-    Resources,
+    /// Its work did not move in time.
+    Progress,
+    /// Its startup or liveness probe failed.
+    Liveness,
+    /// The kernel killed it for want of memory.
+    OomKill,
+    /// It was started too often within its limit's window.
+    StartLimitHit,
     Protocol,
+    Resources,
     Sandbox,
+    /// A condition of its start did not hold.
+    Condition,
     Dependency,
+    /// What it may use up in its budget's window is used up.
+    BudgetExhausted,
     Lost,
 }
 
@@ -118,6 +133,102 @@ pub struct Notify {
     pub status: Option<String>,
     /// `EXTEND_TIMEOUT_USEC=`, in milliseconds.
     pub extend_timeout: Option<Millis>,
+    /// `RELOADING=1`; a [`Notify`] never holds both this and a `ready` that came before it.
+    pub reloading: bool,
+    /// `ERRNO=`
+    pub errno: Option<i32>,
+    /// `WATCHDOG_USEC=`: its own wish for the interval.
+    pub watchdog_interval: Option<Millis>,
+    /// `X_LOOM_PROGRESS=1`
+    pub progress: bool,
+    /// `X_LOOM_IDLE=1` or `0`: it waits on purpose.
+    pub idle: Option<bool>,
+    /// `X_LOOM_RETRY_AFTER=<seconds>`: when it ends, it is to start again after this long.
+    pub retry_after: Option<Millis>,
+    /// `X_LOOM_TASK=<id>`: what it works on now; empty for nothing.
+    pub task: Option<String>,
+    /// `X_LOOM_TOKENS=<n>`: tokens used since the last such message.
+    pub tokens: u64,
+    /// `X_LOOM_COST_MICROS=<n>`: money spent since the last such message, in millionths.
+    pub cost_micros: u64,
+}
+
+/// A process that helps a unit's main process; at most one of each lives at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Control {
+    /// The n-th of `exec.start_pre`, from 0.
+    StartPre(u16),
+    /// `exec.reload`
+    Reload,
+    /// `stop.command`
+    Stop,
+    /// The n-th of `stop.post`, from 0.
+    StopPost(u16),
+    /// `[health.startup]`
+    Startup,
+    /// `[health.readiness]`
+    Readiness,
+    /// `[health.liveness]`
+    Liveness,
+}
+
+impl Control {
+    /// The key in the unit file that asks for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Control::StartPre(_) => "start_pre",
+            Control::Reload => "reload",
+            Control::Stop => "stop.command",
+            Control::StopPost(_) => "stop.post",
+            Control::Startup => "health.startup",
+            Control::Readiness => "health.readiness",
+            Control::Liveness => "health.liveness",
+        }
+    }
+
+    /// Its program and arguments, as the unit file gives them. Probes other than `exec` have none there.
+    pub fn command(self, unit: &Unit) -> Option<&[String]> {
+        let exec = unit.exec.as_ref();
+        match self {
+            Control::StartPre(at) => exec?.start_pre.get(usize::from(at)).map(Vec::as_slice),
+            Control::Reload => exec?.reload.as_deref(),
+            Control::Stop => unit.stop.command.as_deref(),
+            Control::StopPost(at) => unit.stop.post.get(usize::from(at)).map(Vec::as_slice),
+            Control::Startup | Control::Readiness | Control::Liveness => match &self.probe(unit)?.check {
+                Check::Exec(command) => Some(command),
+                Check::Http { .. } | Check::Tcp { .. } | Check::Unix(_) => None,
+            },
+        }
+    }
+
+    /// The probe it carries out, if it is one.
+    pub fn probe(self, unit: &Unit) -> Option<&Probe> {
+        match self {
+            Control::Startup => unit.health.startup.as_ref(),
+            Control::Readiness => unit.health.readiness.as_ref(),
+            Control::Liveness => unit.health.liveness.as_ref(),
+            Control::StartPre(_) | Control::Reload | Control::Stop | Control::StopPost(_) => None,
+        }
+    }
+}
+
+/// How a [`Control`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Controlled {
+    Exited(Exit),
+    /// It never ran.
+    Failed(LaunchFailure),
+}
+
+/// What is done with what is left of a run's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreeEnd {
+    /// Each process gets this signal and SIGCONT; nothing is killed.
+    Terminate(i32),
+    /// SIGKILL, again and again until nothing is left.
+    Kill,
+    /// It lives on.
+    Leave,
 }
 
 /// The clocks and chance at one moment.
@@ -382,6 +493,42 @@ pub enum Event {
         run: RunId,
         notify: Notify,
     },
+    /// Conditions were looked at; `unmet`: the first that does not hold.
+    Checked {
+        run: RunId,
+        unmet: Option<String>,
+    },
+    Controlled {
+        run: RunId,
+        control: Control,
+        end: Controlled,
+    },
+    /// Another process of the unit is the main one now: `MAINPID=`.
+    MainProcess {
+        run: RunId,
+        identity: Identity,
+    },
+    /// The kernel killed a process of the tree for want of memory.
+    OomKilled {
+        run: RunId,
+    },
+    /// loomd saw it publish or call a tool.
+    Progressed {
+        run: RunId,
+        at: Millis,
+    },
+    /// It used some of its budget.
+    Spent {
+        run: RunId,
+        tokens: u64,
+        cost_micros: u64,
+        calls: u64,
+    },
+    /// What it was working on when its process ended: ids of events and tasks. Comes before `Exited`.
+    InHand {
+        run: RunId,
+        work: Vec<String>,
+    },
     Tick,
 }
 
@@ -391,9 +538,63 @@ pub enum Effect {
     Spawn(RunFacts),
     OpenGate,
     Signal(i32),
-    EndTree,
+    EndTree(TreeEnd),
     /// It is up, or, for a oneshot, has done its work.
     Up,
+    /// Look at its conditions. Answer: `Checked`.
+    Check,
+    /// Start a helping process. Answer: `Controlled`.
+    Run(Control),
+    /// Kill a helping process and what it started. Its `Controlled` follows.
+    EndControl(Control),
+    /// Note what can be seen of its processes, before a signal changes it.
+    Inspect,
+    /// Keep a crash report of the run that has just ended.
+    Report,
+    /// Deliver this event or task to it no more.
+    SetAside(String),
+    /// Something that people and other programs may want to know.
+    Say(Said),
+    /// A run failed: `on_failure`.
+    Failed,
+    /// It came to a clean end: `on_success`.
+    Succeeded,
+    /// Its start limit was hit: `on_give_up`.
+    GaveUp,
+}
+
+/// What is said of a unit beside its changes of state; the word is the event's name, `loom.unit.<word>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// It has failed so often in a row.
+    CrashLooping { failures: u32 },
+    /// Its work has not moved for so long, and nothing is done about it.
+    NoProgress { since: Millis },
+    /// This event or task ended so many runs in a row.
+    Poisoned { work: String, deaths: u32 },
+    /// A process of it other than the main one was killed for want of memory.
+    OomKilled,
+    /// A reload did not end in time, or failed.
+    ReloadFailed { because: String },
+    /// What it may use up is used up until this wall clock time, in milliseconds since the epoch.
+    BudgetExhausted { what: &'static str, until: u64 },
+    /// Its readiness changed.
+    Healthy { healthy: bool },
+}
+
+impl Said {
+    /// Its name in `loom.unit.<word>`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Said::CrashLooping { .. } => "crash-looping",
+            Said::NoProgress { .. } => "no-progress",
+            Said::Poisoned { .. } => "poisoned",
+            Said::OomKilled => "oom-kill",
+            Said::ReloadFailed { .. } => "reload-failed",
+            Said::BudgetExhausted { .. } => "budget-exhausted",
+            Said::Healthy { .. } => "health",
+        }
+    }
 }
 
 const SIGABRT: i32 = 6;
@@ -502,6 +703,23 @@ impl State {
         matches!(self, State::Running { .. } | State::Reached)
     }
 
+    /// When a waiting restart is due, if one waits.
+    pub fn rests_until(&self) -> Option<Millis> {
+        match self {
+            State::Resting { at, .. } => Some(*at),
+            State::Down { .. }
+            | State::Reached
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. } => None,
+        }
+    }
+
     /// No process; perhaps a planned one.
     pub fn is_at_rest(&self) -> bool {
         matches!(self, State::Down { .. } | State::Resting { .. })
@@ -517,6 +735,13 @@ impl Event {
             | Event::LaunchFailed { run, .. }
             | Event::Exited { run, .. }
             | Event::TreeEmpty { run }
+            | Event::Checked { run, .. }
+            | Event::Controlled { run, .. }
+            | Event::MainProcess { run, .. }
+            | Event::OomKilled { run }
+            | Event::Progressed { run, .. }
+            | Event::Spent { run, .. }
+            | Event::InHand { run, .. }
             | Event::Notified { run, .. } => Some(*run),
             Event::Start { .. } | Event::Again | Event::Refuse { .. } | Event::Stop { .. } | Event::Tick => None,
         }
@@ -546,6 +771,13 @@ pub fn step(unit: &Unit, mut life: Life, now: Now, event: Event) -> (Life, Vec<E
         Event::TreeEmpty { .. } => turn.tree_empty(&mut life),
         Event::Notified { notify, .. } => turn.notified(&mut life, notify),
         Event::Tick => turn.tick(&mut life),
+        Event::Checked { .. }
+        | Event::Controlled { .. }
+        | Event::MainProcess { .. }
+        | Event::OomKilled { .. }
+        | Event::Progressed { .. }
+        | Event::Spent { .. }
+        | Event::InHand { .. } => {}
     }
     (life, turn.effects)
 }
@@ -697,7 +929,7 @@ impl Turn<'_> {
                 State::Launching { identity, ready_by }
             }
             State::Abandoned { why } => {
-                self.effects.push(Effect::EndTree);
+                self.effects.push(Effect::EndTree(TreeEnd::Kill));
                 State::Killing { identity, why, overdue: false, ready: false }
             }
             // Said before.
@@ -717,7 +949,9 @@ impl Turn<'_> {
         life.state = match take(life) {
             State::Launching { identity, ready_by } => match self.unit.ready.kind {
                 ReadyKind::Exec => self.up(life, identity),
-                ReadyKind::Notify | ReadyKind::Oneshot => State::Starting { identity, ready_by },
+                ReadyKind::Notify | ReadyKind::NotifyReload | ReadyKind::Oneshot => {
+                    State::Starting { identity, ready_by }
+                }
             },
             // Told to end meanwhile, ready already, or said before.
             same @ (State::Down { .. }
@@ -736,7 +970,7 @@ impl Turn<'_> {
     fn up(&mut self, life: &mut Life, identity: Identity) -> State {
         life.last_error = None;
         self.effects.push(Effect::Up);
-        let silent_at = self.unit.watchdog.as_ref().map(|dog| self.now.mono + dog.interval);
+        let silent_at = self.unit.watchdog.interval.map(|interval| self.now.mono + interval);
         State::Running { identity, ready_at: self.now.mono, silent_at }
     }
 
@@ -785,7 +1019,7 @@ impl Turn<'_> {
             }
         };
         if ask {
-            self.effects.push(Effect::EndTree);
+            self.effects.push(Effect::EndTree(TreeEnd::Kill));
         }
         life.state = State::Clearing { identity, end };
     }
@@ -823,7 +1057,7 @@ impl Turn<'_> {
             }
             State::Running { identity, .. } if notify.watchdog_trigger => self.abort(identity, true),
             State::Launching { identity, .. } | State::Starting { identity, .. }
-                if notify.ready && self.unit.ready.kind == ReadyKind::Notify =>
+                if notify.ready && self.unit.ready.kind.notifies() =>
             {
                 let state = self.up(life, identity);
                 self.heard(state, &notify)
@@ -860,8 +1094,8 @@ impl Turn<'_> {
             }
             State::Running { identity, .. } if notify.stopping => self.announced(identity, true),
             State::Running { identity, ready_at, silent_at } => {
-                let beat = self.unit.watchdog.as_ref().filter(|_| notify.watchdog);
-                let silent_at = beat.map(|dog| self.now.mono + dog.interval).or(silent_at);
+                let beat = self.unit.watchdog.interval.filter(|_| notify.watchdog);
+                let silent_at = beat.map(|interval| self.now.mono + interval).or(silent_at);
                 State::Running { identity, ready_at, silent_at }
             }
             same @ (State::Down { .. }
@@ -882,7 +1116,7 @@ impl Turn<'_> {
     }
 
     fn abort(&mut self, identity: Identity, ready: bool) -> State {
-        let time = self.unit.watchdog.as_ref().map_or(self.unit.stop.timeout, |dog| dog.abort_timeout);
+        let time = self.unit.watchdog.abort_timeout;
         self.tell(identity, Why::Silent, ready, SIGABRT, time)
     }
 
@@ -896,7 +1130,7 @@ impl Turn<'_> {
             }
             State::Running { identity, silent_at: Some(late), .. } if late <= now => self.abort(identity, true),
             State::Stopping { identity, why, kill_at, ready } if kill_at <= now => {
-                self.effects.push(Effect::EndTree);
+                self.effects.push(Effect::EndTree(TreeEnd::Kill));
                 State::Killing { identity, why, overdue: true, ready }
             }
             same @ (State::Down { .. }
@@ -918,10 +1152,12 @@ impl Turn<'_> {
         let by_exit = result_of(&self.unit.restart, exit);
         let clean = by_exit == RunResult::Success;
         let (result, error) = match self.unit.ready.kind {
-            ReadyKind::Notify if clean && !ready => {
+            ReadyKind::Notify | ReadyKind::NotifyReload if clean && !ready => {
                 (RunResult::Protocol, Some(format!("{} before it said READY=1", exit_words(exit))))
             }
-            ReadyKind::Exec | ReadyKind::Notify | ReadyKind::Oneshot => (by_exit, (!clean).then(|| exit_words(exit))),
+            ReadyKind::Exec | ReadyKind::Notify | ReadyKind::NotifyReload | ReadyKind::Oneshot => {
+                (by_exit, (!clean).then(|| exit_words(exit)))
+            }
         };
         let accomplished = clean && self.unit.ready.kind == ReadyKind::Oneshot;
         End { result, exit: Some(exit), error, accomplished, then: Then::Policy }
@@ -939,8 +1175,10 @@ impl Turn<'_> {
                 (RunResult::Timeout, Some(text), Then::Policy)
             }
             Why::Silent => {
-                let text = match &self.unit.watchdog {
-                    Some(dog) => format!("it did not say WATCHDOG=1 within watchdog.interval ({})", span(dog.interval)),
+                let text = match self.unit.watchdog.interval {
+                    Some(interval) => {
+                        format!("it did not say WATCHDOG=1 within watchdog.interval ({})", span(interval))
+                    }
                     None => "it said WATCHDOG=trigger".to_owned(),
                 };
                 (RunResult::Watchdog, Some(text), Then::Policy)

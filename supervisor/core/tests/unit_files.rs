@@ -59,7 +59,7 @@ fn a_command_is_enough_and_the_rest_has_its_default() {
     assert_eq!(exec.command, ["run"]);
     assert_eq!(exec.working_directory, "/var/lib/loom/units/chat.agent");
     assert_eq!((unit.ready.kind, unit.ready.timeout), (ReadyKind::Exec, Millis(90_000)));
-    assert_eq!(unit.watchdog, None);
+    assert_eq!(unit.watchdog.interval, None);
     assert_eq!(unit.restart.policy, RestartPolicy::OnFailure);
     assert_eq!((unit.restart.delay, unit.restart.max_delay), (Millis(100), Millis(300_000)));
     assert_eq!((unit.restart.factor, unit.restart.jitter), (2.0, 0.25));
@@ -152,7 +152,7 @@ temperature = 0.5
     let exec = unit.exec.unwrap();
     assert_eq!(exec.command, ["/units/high/bin/agent", "chat.agent", "100%"]);
     assert_eq!((exec.environment["A"].as_str(), exec.environment["B"].as_str()), ("ada", "/home/ada"));
-    assert_eq!(unit.watchdog.unwrap().interval, Millis(30_000));
+    assert_eq!(unit.watchdog.interval, Some(Millis(30_000)));
     assert_eq!((unit.restart.delay, unit.restart.prevent_exit_status.len()), (Millis(0), 0));
     assert_eq!((unit.stop.signal, unit.stop.timeout), (2, Millis(10_000)));
     let read = &unit.sandbox.read;

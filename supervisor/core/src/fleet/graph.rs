@@ -34,7 +34,7 @@ impl Graph {
             }
         };
         for unit in known.values() {
-            for first in unit.requires.iter().chain(&unit.after) {
+            for first in unit.requires.iter().chain(unit.after.iter().map(|after| &after.unit)) {
                 order(first, &unit.id);
             }
             for then in &unit.before {
@@ -42,10 +42,9 @@ impl Graph {
             }
             if unit.id.kind() == Kind::Target {
                 for member in &unit.wants {
-                    let comes_later = known
-                        .get(member)
-                        .is_some_and(|member| member.after.contains(&unit.id) || member.requires.contains(&unit.id))
-                        || unit.before.contains(member);
+                    let comes_later = known.get(member).is_some_and(|member| {
+                        member.after.iter().any(|after| after.unit == unit.id) || member.requires.contains(&unit.id)
+                    }) || unit.before.contains(member);
                     if !comes_later {
                         order(member, &unit.id);
                     }

@@ -26,6 +26,13 @@ impl Fleet {
             Verb::Stop => return self.stop(id, job),
             Verb::Start | Verb::Restart if entry.not_found => return self.answer(vec![job], JobOutcome::NoSuchUnit),
             Verb::Start | Verb::Restart => {}
+            Verb::Reload
+            | Verb::TryRestart
+            | Verb::VerifyActive
+            | Verb::Kill { .. }
+            | Verb::ResetFailed
+            | Verb::Freeze
+            | Verb::Thaw => return self.answer(vec![job], JobOutcome::Replaced),
         }
         if let Some(outcome) = self.refusal(id) {
             return self.answer(vec![job], outcome);
@@ -225,19 +232,7 @@ impl Fleet {
 
     /// A waiting restart that is due.
     fn advance_restart(&mut self, id: &UnitId) -> bool {
-        let is_due = match self.entry(id).life.state {
-            State::Resting { at, .. } => at <= self.now.mono,
-            State::Down { .. }
-            | State::Reached
-            | State::Spawning { .. }
-            | State::Abandoned { .. }
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Clearing { .. } => false,
-        };
+        let is_due = self.entry(id).life.state.rests_until().is_some_and(|at| at <= self.now.mono);
         if !is_due || self.stopping {
             return false;
         }

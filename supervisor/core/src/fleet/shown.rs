@@ -4,11 +4,9 @@
 //! Keeps: each change of state is said once, with its cause.
 
 use super::{Effect, Entry, Fleet, Job, JobOutcome, Status};
-use crate::ids::{Kind, Millis, UnitId};
+use crate::ids::{Millis, UnitId};
 use crate::lifecycle::{ActiveState, State, exit_words, result_word, span};
-use crate::unit::{
-    Bus, Limits, PathGrant, Ready, ReadyKind, Restart, RestartPolicy, Sandbox, Stop, ToolRule, Tools, Unit,
-};
+use crate::unit::{PathGrant, Restart, RestartPolicy, Sandbox, ToolRule, Tools, Unit};
 
 impl Entry {
     /// As its file says now.
@@ -28,19 +26,7 @@ impl Entry {
 
     pub(super) fn status(&self) -> Status {
         let (active_state, sub_state) = self.words();
-        let next_start = match self.life.state {
-            State::Resting { at, .. } => Some(at),
-            State::Down { .. }
-            | State::Reached
-            | State::Spawning { .. }
-            | State::Abandoned { .. }
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Clearing { .. } => None,
-        };
+        let next_start = self.life.state.rests_until();
         Status {
             unit: self.unit.id.clone(),
             description: self.form().description.clone(),
@@ -128,16 +114,7 @@ impl Fleet {
                 match entry.life.state {
                     State::Down { failed: true } => "which failed",
                     State::Down { failed: false } => "which is not up",
-                    State::Reached
-                    | State::Resting { .. }
-                    | State::Spawning { .. }
-                    | State::Abandoned { .. }
-                    | State::Launching { .. }
-                    | State::Starting { .. }
-                    | State::Running { .. }
-                    | State::Stopping { .. }
-                    | State::Killing { .. }
-                    | State::Clearing { .. } => "which is being ended",
+                    _ => "which is being ended",
                 }
                 .to_owned(),
                 entry.life.last_error.as_ref().map(|error| format!("`{dependency}`: {error}")),
@@ -153,21 +130,12 @@ impl Fleet {
     pub(super) fn not_started(&self, id: &UnitId) -> JobOutcome {
         let life = &self.entry(id).life;
         let cause = life.last_error.clone().or_else(|| life.exit.map(exit_words));
-        let next = match life.state {
-            State::Resting { at, .. } => {
+        let next = match life.state.rests_until() {
+            Some(at) => {
                 let left = if at > self.now.mono { at - self.now.mono } else { Millis(0) };
                 format!("it is tried again in {}; see `loomctl logs {id}`", span(left))
             }
-            State::Down { .. }
-            | State::Reached
-            | State::Spawning { .. }
-            | State::Abandoned { .. }
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Clearing { .. } => format!("see `loomctl logs {id}`; then `loomctl start {id}`"),
+            None => format!("see `loomctl logs {id}`; then `loomctl start {id}`"),
         };
         let error =
             format!("unit `{id}` did not start: run {} ended with the result `{}`", life.run, result_word(life.result));
@@ -244,45 +212,5 @@ fn given(unit: &Unit) -> Unit {
 
 /// Stands for a unit whose file is gone: it can be stopped, and grants nothing.
 pub(crate) fn without_file(id: UnitId) -> Unit {
-    let profile = match id.kind() {
-        Kind::Agent => "python",
-        Kind::Service | Kind::Target => "native",
-    };
-    Unit {
-        id,
-        description: String::new(),
-        documentation: vec![],
-        requires: vec![],
-        wants: vec![],
-        after: vec![],
-        before: vec![],
-        exec: None,
-        ready: Ready { kind: ReadyKind::Exec, timeout: Millis(90_000) },
-        watchdog: None,
-        restart: Restart {
-            policy: RestartPolicy::No,
-            delay: Millis(100),
-            factor: 2.0,
-            max_delay: Millis(300_000),
-            jitter: 0.25,
-            reset_after: Millis(600_000),
-            success_exit_status: vec![],
-            prevent_exit_status: vec![],
-            force_exit_status: vec![],
-        },
-        stop: Stop { signal: 15, timeout: Millis(30_000) },
-        sandbox: Sandbox {
-            profile: profile.into(),
-            read: vec![],
-            execute: vec![],
-            write: vec![],
-            hosts: vec![],
-            listen: vec![],
-            allow_unenforced: vec![],
-        },
-        limits: Limits { open_files: 1024, file_size_bytes: 256 << 20, address_space_bytes: None },
-        bus: Bus::default(),
-        tools: Tools::default(),
-        llm: None,
-    }
+    Unit { restart: Restart { policy: RestartPolicy::No, ..Restart::default() }, ..Unit::bare(id) }
 }

@@ -20,7 +20,7 @@ fn with(name: &str, lines: &[&str]) -> Unit {
         match key {
             "requires" => unit.requires.push(id(value)),
             "wants" => unit.wants.push(id(value)),
-            "after" => unit.after.push(id(value)),
+            "after" => unit.after.push(crate::unit::After::ready(id(value))),
             "before" => unit.before.push(id(value)),
             "ready" if value == "notify" => unit.ready.kind = ReadyKind::Notify,
             "ready" if value == "oneshot" => unit.ready.kind = ReadyKind::Oneshot,
@@ -28,8 +28,11 @@ fn with(name: &str, lines: &[&str]) -> Unit {
             "policy" if value == "always" => unit.restart.policy = RestartPolicy::Always,
             "delay" => unit.restart.delay = Millis(value.parse().unwrap()),
             "watchdog" => {
-                unit.watchdog =
-                    Some(Watchdog { interval: Millis(value.parse().unwrap()), abort_timeout: Millis(5_000) });
+                unit.watchdog = Watchdog {
+                    interval: Some(Millis(value.parse().unwrap())),
+                    abort_timeout: Millis(5_000),
+                    ..Watchdog::default()
+                };
             }
             _ => panic!("no such line: {line}"),
         }
@@ -67,11 +70,7 @@ impl World {
         let word = |effect: Effect| match effect {
             Effect::Spawn { unit, .. } => Some(format!("+{}", unit.name())),
             Effect::Signal { unit, .. } => Some(format!("-{}", unit.name())),
-            Effect::Persist { .. }
-            | Effect::OpenGate { .. }
-            | Effect::EndTree { .. }
-            | Effect::JobDone { .. }
-            | Effect::Changed { .. } => None,
+            _ => None,
         };
         std::mem::take(&mut self.seen).into_iter().filter_map(word).collect::<Vec<_>>().join(" ")
     }
@@ -518,7 +517,7 @@ fn a_restart_without_delay_stores_once_before_the_spawn() {
         Effect::Spawn { .. } => Some("spawn".into()),
         Effect::OpenGate { .. } => Some("gate".into()),
         Effect::EndTree { .. } => Some("end".into()),
-        Effect::Signal { .. } | Effect::JobDone { .. } | Effect::Changed { .. } => None,
+        _ => None,
     };
     let words: Vec<String> = world.seen.iter().filter_map(word).collect();
     assert_eq!(

@@ -35,12 +35,16 @@ pub fn restarts(restart: &Restart, result: RunResult, exit: Option<Exit>) -> boo
     };
     let listed = |list: &[u8]| code.is_some_and(|code| list.contains(&code));
     let followed_under: &[RestartPolicy] = match result {
-        RunResult::Sandbox | RunResult::Dependency => return false,
+        RunResult::Sandbox
+        | RunResult::Dependency
+        | RunResult::Condition
+        | RunResult::StartLimitHit
+        | RunResult::BudgetExhausted => return false,
         RunResult::Success => &[OnSuccess, Always],
         RunResult::ExitCode | RunResult::Resources | RunResult::Protocol => &[OnFailure, Always],
-        RunResult::Signal | RunResult::CoreDump => &[OnFailure, OnAbnormal, OnAbort, Always],
+        RunResult::Signal | RunResult::CoreDump | RunResult::OomKill => &[OnFailure, OnAbnormal, OnAbort, Always],
         RunResult::Timeout | RunResult::Lost => &[OnFailure, OnAbnormal, Always],
-        RunResult::Watchdog => &[OnFailure, OnAbnormal, OnWatchdog, Always],
+        RunResult::Watchdog | RunResult::Progress | RunResult::Liveness => &[OnFailure, OnAbnormal, OnWatchdog, Always],
     };
     let by_policy = match restart.policy {
         No => false,

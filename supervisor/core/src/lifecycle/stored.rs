@@ -15,8 +15,8 @@
 //! | ended, wanted, no restart waits | – | its start job died with loomd: started |
 
 use super::{
-    Effect, End, Exit, Identity, Life, Now, Phase, Record, RunResult, SIGABRT, State, Then, Turn, Why, back_off,
-    result_of,
+    Effect, End, Exit, Identity, Life, Now, Phase, Record, RunResult, SIGABRT, State, Then, TreeEnd, Turn, Why,
+    back_off, result_of,
 };
 use crate::fleet::Found;
 use crate::ids::Millis;
@@ -118,6 +118,12 @@ fn why_of(record: &Record) -> Why {
             | RunResult::CoreDump
             | RunResult::Timeout
             | RunResult::Watchdog
+            | RunResult::Progress
+            | RunResult::Liveness
+            | RunResult::OomKill
+            | RunResult::StartLimitHit
+            | RunResult::Condition
+            | RunResult::BudgetExhausted
             | RunResult::Resources
             | RunResult::Protocol
             | RunResult::Sandbox
@@ -183,11 +189,11 @@ pub fn adopt(unit: &Unit, record: &Record, found: &Found, boot_id: &str, now: No
                 (Found::Alive, Some(identity)) => life.state = turn.still_ending(record, identity, why, boot_id),
                 (Found::Gone(exit), identity) => {
                     life.state = State::Clearing { identity, end: turn.ended_for(why, false, Some(*exit)) };
-                    turn.effects.push(Effect::EndTree);
+                    turn.effects.push(Effect::EndTree(TreeEnd::Kill));
                 }
                 (Found::Alive, None) => {
                     life.state = State::Clearing { identity: None, end: turn.ended_for(why, false, None) };
-                    turn.effects.push(Effect::EndTree);
+                    turn.effects.push(Effect::EndTree(TreeEnd::Kill));
                 }
             }
             // It was to be down and then up.
@@ -206,11 +212,11 @@ impl Turn<'_> {
         let up = match self.unit.ready.kind {
             // Its gate was opened after this record, and only loomd's death could have closed it.
             ReadyKind::Exec => true,
-            ReadyKind::Notify => record.ready,
+            ReadyKind::Notify | ReadyKind::NotifyReload => record.ready,
             ReadyKind::Oneshot => false,
         };
         if up {
-            let silent_at = self.unit.watchdog.as_ref().map(|dog| self.now.mono + dog.interval);
+            let silent_at = self.unit.watchdog.interval.map(|interval| self.now.mono + interval);
             let ready_at = record.ready_at.unwrap_or(self.now.mono).min(self.now.mono);
             State::Running { identity, ready_at, silent_at }
         } else {
@@ -229,7 +235,7 @@ impl Turn<'_> {
         if !record.wanted {
             end.then = Then::Rest { failed: false };
         }
-        self.effects.push(Effect::EndTree);
+        self.effects.push(Effect::EndTree(TreeEnd::Kill));
         life.state = State::Clearing { identity, end };
     }
 
@@ -240,7 +246,7 @@ impl Turn<'_> {
             Some(_) | None => self.now.mono + self.unit.stop.timeout,
         };
         if kill_at <= self.now.mono {
-            self.effects.push(Effect::EndTree);
+            self.effects.push(Effect::EndTree(TreeEnd::Kill));
             State::Killing { identity, why, overdue: true, ready: record.ready }
         } else {
             self.effects.push(Effect::Signal(signal));

@@ -7,14 +7,15 @@ use crate::unit::{Exec, Restart, RestartPolicy, Watchdog};
 use RunResult::{CoreDump, Dependency, ExitCode, Lost, Protocol, Resources, Sandbox, Success, Timeout};
 use State::{Abandoned, Clearing, Down, Killing, Launching, Resting, Running, Spawning, Starting, Stopping};
 
+const END: Effect = Effect::EndTree(TreeEnd::Kill);
+
 /// A unit with a program and every default.
 pub(crate) fn unit(id: &str) -> Unit {
     let id: UnitId = id.parse().unwrap();
     let exec = (id.kind() != crate::ids::Kind::Target).then(|| Exec {
         command: vec!["/bin/true".into()],
         working_directory: "/".into(),
-        environment: Default::default(),
-        credentials: Default::default(),
+        ..Exec::default()
     });
     let plain = crate::fleet::without_file(id);
     let restart = Restart { policy: RestartPolicy::OnFailure, prevent_exit_status: vec![78], ..plain.restart.clone() };
@@ -34,7 +35,7 @@ fn chat() -> Unit {
     let mut unit = unit("chat.agent");
     unit.ready.kind = ReadyKind::Notify;
     unit.restart.jitter = 0.0;
-    unit.watchdog = Some(Watchdog { interval: Millis(10_000), abort_timeout: Millis(2_000) });
+    unit.watchdog = Watchdog { interval: Some(Millis(10_000)), abort_timeout: Millis(2_000), ..Watchdog::default() };
     unit
 }
 
@@ -102,7 +103,7 @@ const REST: Then = Then::Rest { failed: false };
 #[test]
 #[rustfmt::skip]
 fn each_row_says_what_happens_at_half_a_second() {
-    use Effect::{EndTree, OpenGate, Signal, Up};
+    use Effect::{OpenGate, Signal, Up};
     let asked = || Why::Asked;
     let beat = || Notify { watchdog: true, ..Notify::default() };
     let trigger = || Notify { watchdog_trigger: true, ..Notify::default() };
@@ -118,7 +119,7 @@ fn each_row_says_what_happens_at_half_a_second() {
 
         ("a stop before the launcher shows waits for it",    spawning(),  stop(),           Abandoned { why: asked() }, vec![]),
         ("and then ends it behind its gate",                 Abandoned { why: asked() }, spawned(),
-            Killing { identity: identity(42), why: asked(), overdue: false, ready: false }, vec![EndTree]),
+            Killing { identity: identity(42), why: asked(), overdue: false, ready: false }, vec![END]),
         ("and if it never shows the unit is down",           Abandoned { why: asked() },
             Event::LaunchFailed { run: RunId(3), failure: LaunchFailure::Resources("fork".into()) }, Down { failed: false }, vec![]),
         ("a stop behind the gate is a signal with a limit",  launching(), stop(),           stopping_unready(asked(), 30_500), vec![Signal(15)]),
@@ -129,17 +130,17 @@ fn each_row_says_what_happens_at_half_a_second() {
             Event::LaunchFailed { run: RunId(3), failure: LaunchFailure::Resources("x".into()) }, Down { failed: false }, vec![]),
         ("a second stop joins the first",                    stopping(asked(), 9_000), stop(), stopping(asked(), 9_000), vec![]),
         ("a start during a stop waits with the fleet",       stopping(asked(), 9_000), start(), stopping(asked(), 9_000), vec![]),
-        ("a stop that is late kills the tree",               stopping(asked(), 500), Event::Tick, killing(asked(), true), vec![EndTree]),
+        ("a stop that is late kills the tree",               stopping(asked(), 500), Event::Tick, killing(asked(), true), vec![END]),
         ("and one that is not waits",                        stopping(asked(), 501), Event::Tick, stopping(asked(), 501), vec![]),
         ("EXTEND_TIMEOUT_USEC moves the kill",               stopping(asked(), 900), said(more()), stopping(asked(), 200_500), vec![]),
         ("but not for what hangs",                           stopping(Why::Silent, 900), said(more()), stopping(Why::Silent, 900), vec![]),
         ("it moves the ready timeout",                       starting(),  said(more()),
             Starting { identity: identity(42), ready_by: Millis(200_500) }, vec![]),
 
-        ("the end of the main process ends its tree",        running(),   exited(CODE_1),   clearing(ExitCode, CODE_1, Then::Policy), vec![EndTree]),
+        ("the end of the main process ends its tree",        running(),   exited(CODE_1),   clearing(ExitCode, CODE_1, Then::Policy), vec![END]),
         ("a stop that came with the crash wins",             clearing(ExitCode, CODE_1, Then::Policy), stop(), clearing(ExitCode, CODE_1, REST), vec![]),
         ("and ends in inactive",                             clearing(ExitCode, CODE_1, REST), empty(), Down { failed: false }, vec![]),
-        ("an exit in answer to a stop is clean",             stopping(asked(), 900), exited(CODE_1), clearing(Success, CODE_1, REST), vec![EndTree]),
+        ("an exit in answer to a stop is clean",             stopping(asked(), 900), exited(CODE_1), clearing(Success, CODE_1, REST), vec![END]),
         ("the tree's end is asked for once",                 killing(asked(), true), exited(KILLED), Clearing { identity: Some(identity(42)), end: End {
             result: Timeout, exit: Some(KILLED), error: Some("it did not end within stop.timeout (30s) and was killed".into()),
             accomplished: false, then: Then::Rest { failed: true } } }, vec![]),
@@ -153,7 +154,7 @@ fn each_row_says_what_happens_at_half_a_second() {
         ("WATCHDOG=1 gives another interval",                running_until(600), said(beat()), running(), vec![]),
         ("silence is answered by SIGABRT",                   running_until(500), Event::Tick, stopping(Why::Silent, 2_500), vec![Signal(6)]),
         ("so is WATCHDOG=trigger",                           running(),   said(trigger()),  stopping(Why::Silent, 2_500), vec![Signal(6)]),
-        ("then the tree is killed",                          stopping(Why::Silent, 500), Event::Tick, killing(Why::Silent, true), vec![EndTree]),
+        ("then the tree is killed",                          stopping(Why::Silent, 500), Event::Tick, killing(Why::Silent, true), vec![END]),
         ("a stop takes over from the watchdog",              stopping(Why::Silent, 2_500), stop(), stopping(asked(), 2_500), vec![]),
         ("the watchdog is silent before READY=1",            starting(),  said(beat()),     starting(), vec![]),
         ("STOPPING=1 starts the stop timeout",               running(),   said(bye()),      stopping(Why::Announced, 30_500), vec![]),
@@ -361,17 +362,17 @@ fn a_new_loomd_goes_on_with_what_was_stored() {
     let table: Vec<(&str, Record, &Found, State, RunResult, Repeat, Vec<Effect>)> = vec![
         ("a ready run is adopted, its watchdog armed anew",   live(), &alive, adopted(200), Success, No, vec![]),
         ("one that was not ready gets its ready timeout",     record(Phase::Live), &alive, starting(), Success, No, vec![]),
-        ("one that is gone is lost, and the policy applies",  live(), &gone, again.clone(), Lost, No, vec![Effect::EndTree]),
-        ("unless its exit can be known",                      live(), &Found::Gone(Exit::Code(0)), Down { failed: false }, Success, No, vec![Effect::EndTree]),
+        ("one that is gone is lost, and the policy applies",  live(), &gone, again.clone(), Lost, No, vec![END]),
+        ("unless its exit can be known",                      live(), &Found::Gone(Exit::Code(0)), Down { failed: false }, Success, No, vec![END]),
         ("an intended run has no process",                    record(Phase::Intended), &gone, again.clone(), Lost, No, vec![]),
         ("a stop before the launcher showed is done",         Record { wanted: false, ..record(Phase::Intended) }, &gone, Down { failed: false }, Lost, No, vec![]),
         ("a stop goes on with what is left of its time",      ending(Success, false, 900), &alive, stopping(Why::Asked, 900), Success, No, vec![Effect::Signal(15)]),
-        ("one that is late kills at once",                    ending(Success, false, 400), &alive, killing(Why::Asked, true), Success, No, vec![Effect::EndTree]),
-        ("one whose process is gone is done",                 ending(Success, false, 900), &gone, Down { failed: false }, Success, No, vec![Effect::EndTree]),
-        ("a restart goes on with its start",                  ending(Success, true, 900), &gone, Down { failed: false }, Success, Alone, vec![Effect::EndTree]),
+        ("one that is late kills at once",                    ending(Success, false, 400), &alive, killing(Why::Asked, true), Success, No, vec![END]),
+        ("one whose process is gone is done",                 ending(Success, false, 900), &gone, Down { failed: false }, Success, No, vec![END]),
+        ("a restart goes on with its start",                  ending(Success, true, 900), &gone, Down { failed: false }, Success, Alone, vec![END]),
         ("also while its process lives",                      ending(Success, true, 900), &alive, stopping(Why::Asked, 900), Success, Alone, vec![Effect::Signal(15)]),
         ("a watchdog's abort goes on",                        ending(RunResult::Watchdog, true, 900), &alive, stopping(Why::Silent, 900), RunResult::Watchdog, No, vec![Effect::Signal(6)]),
-        ("and its policy applies once it is gone",            ending(RunResult::Watchdog, true, 900), &gone, again.clone(), RunResult::Watchdog, No, vec![Effect::EndTree]),
+        ("and its policy applies once it is gone",            ending(RunResult::Watchdog, true, 900), &gone, again.clone(), RunResult::Watchdog, No, vec![END]),
         ("a waiting restart keeps its moment",                waits("boot"), &gone, Resting { at: Millis(700), wall: 1_000_580 }, Success, No, vec![]),
         ("in another boot by the wall clock",                 waits("older"), &gone, Resting { at: Millis(580), wall: 1_000_580 }, Success, No, vec![]),
         ("a start whose job died is repeated",                record(Phase::Ended), &gone, Down { failed: false }, Success, Alone, vec![]),

@@ -24,6 +24,14 @@ impl Event {
             Event::Notified { notify, .. } if notify.stopping => "it said STOPPING=1".to_owned(),
             Event::Notified { .. } => "it sent a notification".to_owned(),
             Event::Tick => "a time limit was reached".to_owned(),
+            Event::Checked { unmet: Some(unmet), .. } => format!("condition `{unmet}` does not hold"),
+            Event::Checked { unmet: None, .. } => "its conditions hold".to_owned(),
+            Event::Controlled { control, .. } => format!("`{}` has ended", control.word()),
+            Event::MainProcess { identity, .. } => format!("it said MAINPID={}", identity.pid),
+            Event::OomKilled { .. } => "the kernel killed a process of it for want of memory".to_owned(),
+            Event::Progressed { .. } => "its work moved".to_owned(),
+            Event::Spent { .. } => "it used some of its budget".to_owned(),
+            Event::InHand { .. } => "its work in hand is known".to_owned(),
         }
     }
 }
@@ -37,6 +45,12 @@ pub fn result_word(result: RunResult) -> &'static str {
         RunResult::CoreDump => "core-dump",
         RunResult::Timeout => "timeout",
         RunResult::Watchdog => "watchdog",
+        RunResult::Progress => "progress",
+        RunResult::Liveness => "liveness",
+        RunResult::OomKill => "oom-kill",
+        RunResult::StartLimitHit => "start-limit-hit",
+        RunResult::Condition => "condition",
+        RunResult::BudgetExhausted => "budget-exhausted",
         RunResult::Resources => "resources",
         RunResult::Protocol => "protocol",
         RunResult::Sandbox => "sandbox",

@@ -1,7 +1,7 @@
 //! What `plan` decides, as tables.
 
 use super::*;
-use crate::ids::{Millis, RunId};
+use crate::ids::RunId;
 use crate::unit::*;
 
 const KEYS: &str = "chat.agent.toml:7:1";
@@ -24,46 +24,13 @@ fn grant(path: &str) -> PathGrant {
 
 fn unit() -> Unit {
     Unit {
-        id: "chat.agent".parse().unwrap(),
-        description: String::new(),
-        documentation: vec![],
-        requires: vec![],
-        wants: vec![],
-        after: vec![],
-        before: vec![],
         exec: Some(Exec {
             command: vec!["python3".into(), "/srv/chat/agent.py".into()],
             working_directory: "/var/lib/loom/units/chat.agent".into(),
             environment: [("MODE".to_owned(), "test".to_owned()), ("LOOM_UNIT".into(), "other".into())].into(),
-            credentials: BTreeMap::new(),
+            ..Exec::default()
         }),
-        ready: Ready { kind: ReadyKind::Notify, timeout: Millis(1) },
-        watchdog: None,
-        restart: Restart {
-            policy: RestartPolicy::No,
-            delay: Millis(0),
-            factor: 1.0,
-            max_delay: Millis(0),
-            jitter: 0.0,
-            reset_after: Millis(0),
-            success_exit_status: vec![],
-            prevent_exit_status: vec![],
-            force_exit_status: vec![],
-        },
-        stop: Stop { signal: 15, timeout: Millis(1) },
-        sandbox: Sandbox {
-            profile: "python".into(),
-            read: vec![],
-            execute: vec![],
-            write: vec![],
-            hosts: vec![],
-            listen: vec![],
-            allow_unenforced: vec![],
-        },
-        limits: Limits { open_files: 1024, file_size_bytes: 1 << 28, address_space_bytes: None },
-        bus: Bus::default(),
-        tools: Tools::default(),
-        llm: None,
+        ..Unit::bare("chat.agent".parse().unwrap())
     }
 }
 

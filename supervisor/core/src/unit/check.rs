@@ -903,16 +903,16 @@ impl<'a> Checker<'a> {
         };
         let requires = dependencies(self, "requires");
         let wants = dependencies(self, "wants");
-        let mut after = dependencies(self, "after");
+        let mut after: Vec<After> = dependencies(self, "after").into_iter().map(After::ready).collect();
         let before = dependencies(self, "before");
         for id in &requires {
-            if !after.contains(id) {
-                after.push(id.clone());
+            if !after.iter().any(|after| after.unit == *id) {
+                after.push(After::ready(id.clone()));
             }
         }
 
         let kind = id.kind();
-        let has_process = kind != Kind::Target;
+        let has_process = matches!(kind, Kind::Agent | Kind::Service);
         let exec = has_process.then(|| self.exec(unit, &own_state, complete, &mut marks));
         let working_directory = exec.as_ref().map_or(own_state.clone(), |exec| exec.working_directory.clone());
 
@@ -920,7 +920,11 @@ impl<'a> Checker<'a> {
             .and_then(|raw| self.word("ready.type", raw, "ready type", keys::READY_TYPES))
             .and_then(from_word)
             .unwrap_or(ReadyKind::Exec);
-        let ready = Ready { kind: ready_kind, timeout: self.time_or(unit, "ready", "timeout", 1, 90_000) };
+        let ready = Ready {
+            kind: ready_kind,
+            timeout: self.time_or(unit, "ready", "timeout", 1, 90_000),
+            notify_access: NotifyAccess::Main,
+        };
         let watchdog = header("watchdog").map(|at| {
             let interval = get("watchdog", "interval");
             match interval {
@@ -931,7 +935,7 @@ impl<'a> Checker<'a> {
                     "write interval = \"30s\", or remove the section",
                 ),
                 None => {}
-                Some(raw) if ready_kind != ReadyKind::Notify => self.warn(
+                Some(raw) if !ready_kind.notifies() => self.warn(
                     raw.at,
                     "a watchdog without `type = \"notify\"` in [ready]",
                     "nobody says READY=1",
@@ -940,14 +944,17 @@ impl<'a> Checker<'a> {
                 Some(_) => {}
             }
             Watchdog {
-                interval: self.time_or(unit, "watchdog", "interval", 1, 30_000),
+                interval: Some(self.time_or(unit, "watchdog", "interval", 1, 30_000)),
                 abort_timeout: self.time_or(unit, "watchdog", "abort_timeout", 1, 10_000),
+                ..Watchdog::default()
             }
         });
+        let watchdog = watchdog.unwrap_or_default();
         let restart = self.restart(unit);
         let stop = Stop {
             signal: get("stop", "signal").and_then(|raw| self.signal("stop.signal", raw)).unwrap_or(15),
             timeout: self.time_or(unit, "stop", "timeout", 1, 30_000),
+            ..Stop::default()
         };
         let sandbox = self.sandbox(unit, &mut marks);
         let limits = Limits {
@@ -958,6 +965,7 @@ impl<'a> Checker<'a> {
                 .and_then(|raw| self.size("limits.file_size", raw))
                 .unwrap_or(256 << 20),
             address_space_bytes: get("limits", "address_space").and_then(|raw| self.size("limits.address_space", raw)),
+            ..Limits::default()
         };
         let mut filters =
             |key: &str| get("bus", key).map(|raw| self.filters(&format!("bus.{key}"), raw)).unwrap_or_default();
@@ -983,6 +991,7 @@ impl<'a> Checker<'a> {
             bus,
             tools,
             llm,
+            ..Unit::bare(id.clone())
         };
         (unit, marks)
     }
@@ -1029,6 +1038,11 @@ impl<'a> Checker<'a> {
         }
         Exec {
             command: command.into_iter().map(|(word, _)| word).collect(),
+            start_pre: vec![],
+            reload: None,
+            remain_after_exit: false,
+            environment_file: vec![],
+            user: None,
             working_directory: find(&unit.0, "exec", "working_directory")
                 .and_then(|raw| self.path("exec.working_directory", raw))
                 .unwrap_or_else(|| own_state.to_owned()),
@@ -1081,6 +1095,7 @@ impl<'a> Checker<'a> {
             success_exit_status,
             prevent_exit_status,
             force_exit_status,
+            ..Restart::default()
         }
     }
 
@@ -1090,7 +1105,7 @@ impl<'a> Checker<'a> {
             .and_then(|raw| self.word("sandbox.profile", raw, "sandbox profile", keys::PROFILES))
             .unwrap_or(match self.id.kind() {
                 Kind::Agent => "python",
-                Kind::Service | Kind::Target => "native",
+                Kind::Service | Kind::Target | Kind::Schedule => "native",
             });
         let paths = |checker: &mut Self, key: &str| {
             get(key).map(|raw| checker.paths(&format!("sandbox.{key}"), raw, key == "write")).unwrap_or_default()
@@ -1305,7 +1320,7 @@ fn unescape(instance: &str) -> Option<String> {
 fn article(kind: Kind) -> &'static str {
     match kind {
         Kind::Agent => "an",
-        Kind::Service | Kind::Target => "a",
+        Kind::Service | Kind::Target | Kind::Schedule => "a",
     }
 }
 

@@ -141,7 +141,7 @@ impl Section {
     }
 }
 
-const ALL: &[Kind] = &[Kind::Agent, Kind::Service, Kind::Target];
+const ALL: &[Kind] = &[Kind::Agent, Kind::Service, Kind::Target, Kind::Schedule];
 const PROCESSES: &[Kind] = &[Kind::Agent, Kind::Service];
 const AGENTS: &[Kind] = &[Kind::Agent];
 

@@ -43,15 +43,16 @@ pub fn written(unit: &Unit) -> Value {
     let all = json!({
         "unit": {
             "description": unit.description, "documentation": unit.documentation, "requires": unit.requires,
-            "wants": unit.wants, "after": unit.after, "before": unit.before,
+            "wants": unit.wants, "after": unit.after.iter().map(|after| &after.unit).collect::<Vec<_>>(),
+            "before": unit.before,
         },
         "exec": unit.exec.as_ref().map(|exec| json!({
             "command": exec.command, "working_directory": exec.working_directory,
             "environment": exec.environment, "credentials": exec.credentials,
         })),
         "ready": {"type": unit.ready.kind, "timeout": time(unit.ready.timeout)},
-        "watchdog": unit.watchdog.as_ref().map(|watchdog| json!({
-            "interval": time(watchdog.interval), "abort_timeout": time(watchdog.abort_timeout),
+        "watchdog": unit.watchdog.interval.map(|interval| json!({
+            "interval": time(interval), "abort_timeout": time(unit.watchdog.abort_timeout),
         })),
         "restart": {
             "policy": unit.restart.policy, "delay": time(unit.restart.delay), "factor": unit.restart.factor,

@@ -125,6 +125,13 @@ impl Api {
                 Verb::Start => "start",
                 Verb::Stop => "stop",
                 Verb::Restart => "restart",
+                Verb::Reload => "reload",
+                Verb::TryRestart => "try-restart",
+                Verb::VerifyActive => "verify-active",
+                Verb::Kill { .. } => "kill",
+                Verb::ResetFailed => "reset-failed",
+                Verb::Freeze => "freeze",
+                Verb::Thaw => "thaw",
             };
             match outcome.await.map_err(|_| stopping())? {
                 JobOutcome::Done => {}

@@ -201,6 +201,14 @@ impl Looper {
             | Event::Executed { .. }
             | Event::TreeEmpty { .. }
             | Event::Notified { .. }
+            | Event::Checked { .. }
+            | Event::Controlled { .. }
+            | Event::MainProcess { .. }
+            | Event::OomKilled { .. }
+            | Event::Progressed { .. }
+            | Event::Spent { .. }
+            | Event::InHand { .. }
+            | Event::Frozen { .. }
             | Event::Tick
             | Event::Shutdown => {}
         }
@@ -307,7 +315,7 @@ impl Looper {
                     Err(error) => self.room.refuse_gate(&unit, run, &format!("cannot store the run: {error}")),
                 },
                 Effect::Signal { unit, run, signal } => self.room.signal(&unit, run, signal),
-                Effect::EndTree { unit, run } => {
+                Effect::EndTree { unit, run, how: _ } => {
                     if self.room.end_tree(&unit, run) {
                         news.push_back(Event::TreeEmpty { unit, run });
                     }
@@ -317,6 +325,15 @@ impl Looper {
                         let _ = done.send(as_stored(outcome, &stored));
                     }
                 }
+                Effect::Check { .. }
+                | Effect::Run { .. }
+                | Effect::EndControl { .. }
+                | Effect::SignalAll { .. }
+                | Effect::Inspect { .. }
+                | Effect::Report { .. }
+                | Effect::SetAside { .. }
+                | Effect::Freeze { .. }
+                | Effect::Say { .. } => {}
                 Effect::Changed { unit, run, from, to, sub, result, because } => {
                     self.tell(&Change { unit, run, from, to, sub, result, because });
                 }

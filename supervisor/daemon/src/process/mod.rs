@@ -26,7 +26,7 @@ use loom_core::launch_plan::{DescriptorMove, LaunchPlan, PLAN_MAX_BYTES};
 use loom_core::lifecycle::{Exit, Identity, LaunchFailure};
 use loom_core::machine::{Enforcement, Machine};
 use loom_core::sandbox::{self, Surroundings};
-use loom_core::unit::{ReadyKind, RunFacts, Unit};
+use loom_core::unit::{RunFacts, Unit};
 use placing::Placement;
 use std::collections::BTreeMap;
 use std::fs;
@@ -289,13 +289,13 @@ impl Room {
             handover::write_credentials(&directory, &credentials).map_err(LaunchFailure::Resources)?;
             env.insert("CREDENTIALS_DIRECTORY".into(), text(&directory));
         }
-        if unit.ready.kind == ReadyKind::Notify || unit.watchdog.is_some() {
+        if listens(unit) {
             let path = runtime.join("notify.sock");
             self.listen(id).map_err(|error| resources("listen on", &path, &error))?;
             env.insert("NOTIFY_SOCKET".into(), text(&path));
         }
-        if let Some(watchdog) = &unit.watchdog {
-            env.insert("WATCHDOG_USEC".into(), watchdog.interval.0.saturating_mul(1000).to_string());
+        if let Some(interval) = unit.watchdog.interval {
+            env.insert("WATCHDOG_USEC".into(), interval.0.saturating_mul(1000).to_string());
         }
         if let Some(zone) = std::env::var("TZ").ok().filter(|zone| !zone.is_empty()) {
             env.insert("TZ".into(), zone);
@@ -483,7 +483,7 @@ impl Room {
             }
         };
         let tree = tree_of(id, run, Some(identity.pid), cgroup, true);
-        let notifies = unit.is_some_and(|unit| unit.ready.kind == ReadyKind::Notify || unit.watchdog.is_some());
+        let notifies = unit.is_some_and(listens);
         if notifies && let Err(error) = self.listen(id) {
             tracing::error!(unit = %id, run = %run, %error, "cannot open the notify socket again");
         }
@@ -616,6 +616,11 @@ impl Room {
             let _ = tell_gone.send(true);
         });
     }
+}
+
+/// Whether a unit has a notify socket.
+fn listens(unit: &Unit) -> bool {
+    unit.ready.kind.notifies() || unit.watchdog.interval.is_some() || unit.watchdog.progress.is_some()
 }
 
 /// A unit's cgroup v2 directory.

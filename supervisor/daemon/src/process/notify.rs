@@ -154,6 +154,7 @@ fn fold(before: Notify, later: Notify) -> Notify {
         watchdog_trigger: before.watchdog_trigger || later.watchdog_trigger,
         status: later.status.or(before.status),
         extend_timeout: later.extend_timeout.or(before.extend_timeout),
+        ..Notify::default()
     }
 }
 

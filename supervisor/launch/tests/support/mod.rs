@@ -1,12 +1,11 @@
 //! support: starts the real `loom-launch` as loomd does, in directories of its own.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use loom_core::ids::{Millis, RunId};
+use loom_core::ids::RunId;
 use loom_core::launch_plan::{DescriptorMove, LaunchPlan, Report};
 use loom_core::machine::Machine;
 use loom_core::sandbox::{self, Surroundings};
 use loom_core::unit::*;
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Seek, Write};
@@ -110,46 +109,8 @@ impl Bench {
             ..Surroundings::default()
         };
         let unit = Unit {
-            id: "probe.agent".parse().unwrap(),
-            description: String::new(),
-            documentation: vec![],
-            requires: vec![],
-            wants: vec![],
-            after: vec![],
-            before: vec![],
-            exec: Some(Exec {
-                command: vec![],
-                working_directory: around.state_dir.clone(),
-                environment: BTreeMap::new(),
-                credentials: BTreeMap::new(),
-            }),
-            ready: Ready { kind: ReadyKind::Exec, timeout: Millis(1000) },
-            watchdog: None,
-            restart: Restart {
-                policy: RestartPolicy::No,
-                delay: Millis(0),
-                factor: 1.0,
-                max_delay: Millis(0),
-                jitter: 0.0,
-                reset_after: Millis(0),
-                success_exit_status: vec![],
-                prevent_exit_status: vec![],
-                force_exit_status: vec![],
-            },
-            stop: Stop { signal: 15, timeout: Millis(1000) },
-            sandbox: Sandbox {
-                profile: "python".into(),
-                read: vec![],
-                execute: vec![],
-                write: vec![],
-                hosts: vec![],
-                listen: vec![],
-                allow_unenforced: vec![],
-            },
-            limits: Limits { open_files: 1024, file_size_bytes: 256 << 20, address_space_bytes: None },
-            bus: Bus::default(),
-            tools: Tools::default(),
-            llm: None,
+            exec: Some(Exec { working_directory: around.state_dir.clone(), ..Exec::default() }),
+            ..Unit::bare("probe.agent".parse().unwrap())
         };
         Some(Self { dir, machine, unit, around })
     }

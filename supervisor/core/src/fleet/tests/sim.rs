@@ -162,6 +162,7 @@ impl World {
                     }
                 }
             }
+            other => panic!("this world does not ask for {other:?}"),
         }
         let loomd = self.loomd;
         self.tell(Event::Job { job, unit: unit.clone(), verb, by: "person".into() });
@@ -220,7 +221,7 @@ impl World {
                     self.later(delay, Happening::Dies(unit, run, Exit::Signal { signal, core: signal == 6 }));
                 }
             }
-            Effect::EndTree { unit, run } => {
+            Effect::EndTree { unit, run, how: _ } => {
                 let lived = self.processes.remove(&(unit.clone(), run)).is_some_and(|process| process.main_lives);
                 let delay = self.draw(50);
                 if lived {
@@ -237,6 +238,7 @@ impl World {
                 let before = self.shown.insert(unit.clone(), to).unwrap_or(ActiveState::Inactive);
                 assert_eq!(from, before, "{unit} changes from where it was");
             }
+            other => panic!("this world does not know {other:?}"),
         }
     }
 
@@ -343,11 +345,11 @@ impl World {
                 }
             }
             Happening::Beats(unit, run) => {
-                let Some(dog) = self.units.get(&unit).and_then(|unit| unit.watchdog.clone()) else { return };
+                let Some(interval) = self.units.get(&unit).and_then(|unit| unit.watchdog.interval) else { return };
                 if self.lives(&unit, run) && !self.percent(self.odds.mute / 5) {
                     let notify = Notify { watchdog: true, ..Notify::default() };
                     self.news(0, Event::Notified { unit: unit.clone(), run, notify });
-                    self.later(dog.interval.0 / 3, Happening::Beats(unit, run));
+                    self.later(interval.0 / 3, Happening::Beats(unit, run));
                 }
             }
             Happening::Dies(unit, run, exit) => {
