@@ -40,8 +40,8 @@ pub struct LaunchPlan {
     pub descriptors: Vec<DescriptorMove>,
     /// The unit's lock file; its open descriptor stays with the process. `None`: no lock (workers).
     pub lock: Option<String>,
-    /// Descriptor of an open cgroup v2 directory to join.
-    pub cgroup: Option<i32>,
+    /// Descriptors of open cgroup directories to join: at most one of v2, and one of each v1 hierarchy with a limit.
+    pub cgroups: Vec<i32>,
     /// Uid and gid to become. `None`: as loomd.
     pub user: Option<User>,
     /// Resource limits.

@@ -4,6 +4,7 @@
 //! Keeps: strength is shown, per unit, as a value; it is never assumed.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What was found at start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -16,12 +17,58 @@ pub struct Machine {
     pub mdwe: bool,
     /// A writable cgroup v2 directory with `cgroup.kill`.
     pub cgroup_v2: Option<String>,
+    /// What limits groups of processes, and by which kind of group.
+    #[serde(default)]
+    pub controllers: BTreeMap<Controller, Hierarchy>,
     /// `PIDFD_GET_INFO` tells the exit status of a process that is not our child (Linux 6.15).
     pub pidfd_exit_info: bool,
     /// loomd runs as root.
     pub root: bool,
     /// Architecture as in `uname -m`.
     pub arch: String,
+}
+
+/// What the kernel can limit for a group of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Controller {
+    /// `limits.memory`
+    Memory,
+    /// `limits.tasks`
+    Tasks,
+    /// `limits.cpu`
+    Cpu,
+}
+
+impl Controller {
+    pub const ALL: [Controller; 3] = [Controller::Memory, Controller::Tasks, Controller::Cpu];
+
+    /// The kernel's name for it.
+    pub fn kernel_name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Tasks => "pids",
+            Controller::Cpu => "cpu",
+        }
+    }
+
+    /// The key of `[limits]` that asks for it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Tasks => "tasks",
+            Controller::Cpu => "cpu",
+        }
+    }
+}
+
+/// Where groups with a limit are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Hierarchy {
+    /// cgroup v1 or v2.
+    pub version: u32,
+    /// A writable directory of it.
+    pub directory: String,
 }
 
 /// What a sandbox promises.

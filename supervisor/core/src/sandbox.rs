@@ -50,8 +50,8 @@ pub struct Surroundings {
     pub env: BTreeMap<String, String>,
     /// Descriptors to keep, 0, 1 and 2 included; where one of these is missing, the launcher's own is kept.
     pub descriptors: Vec<DescriptorMove>,
-    /// An open cgroup directory.
-    pub cgroup: Option<i32>,
+    /// Open cgroup directories to join.
+    pub cgroups: Vec<i32>,
 }
 
 /// Why a unit cannot be confined as it asks.
@@ -102,7 +102,7 @@ pub fn plan(
         directory: exec.working_directory.clone(),
         descriptors: with_standard(&around.descriptors),
         lock: Some(format!("{}/lock", around.runtime_dir)),
-        cgroup: around.cgroup,
+        cgroups: around.cgroups.clone(),
         user: None,
         rlimits: rlimits(unit),
         mdwe: profile.mdwe && machine.mdwe,
@@ -155,7 +155,7 @@ pub fn worker_plan(
         directory: "/".to_owned(),
         descriptors: with_standard(&around.descriptors),
         lock: None,
-        cgroup: around.cgroup,
+        cgroups: around.cgroups.clone(),
         user: None,
         rlimits: rlimits(unit),
         mdwe: profile.mdwe && machine.mdwe,

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 /// Tries everything; a few hundred microseconds, most of them a fork.
 pub fn probe() -> Machine {
+    let cgroup_v2 = cgroup_v2();
     Machine {
+        controllers: controllers::probe(cgroup_v2.as_deref()),
         landlock_abi: sys::landlock_abi(),
         seccomp: sys::seccomp(),
         mdwe: sys::mdwe(),
-        cgroup_v2: cgroup_v2().map(|path| path.to_string_lossy().into_owned()),
+        cgroup_v2: cgroup_v2.map(|path| path.to_string_lossy().into_owned()),
         pidfd_exit_info: sys::pidfd_exit_info(),
         root: sys::root(),
         arch: std::env::consts::ARCH.to_owned(),
@@ -72,6 +74,7 @@ fn holds_groups(directory: &Path) -> bool {
     fs::remove_dir(&trial).is_ok() && able
 }
 
+mod controllers;
 mod sys;
 
 #[cfg(test)]

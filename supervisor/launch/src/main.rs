@@ -65,7 +65,7 @@ fn stages(reporter: &mut Reporter) -> Result<std::convert::Infallible, Failure> 
     prepare::session().map_err(at(Stage::Session))?;
 
     reporter.enter(Stage::Cgroup);
-    plan.cgroup.map(prepare::join_cgroup).transpose().map_err(at(Stage::Cgroup))?;
+    plan.cgroups.iter().try_for_each(|fd| prepare::join_cgroup(*fd)).map_err(at(Stage::Cgroup))?;
 
     // `namespaces` and `mounts` come here; this version of the plan has no field that would ask for them.
 

@@ -48,7 +48,7 @@ pub fn check(bytes: &[u8]) -> Result<Ready, Trouble> {
             return Err(refuse(format_args!("path `{path}` is not absolute")));
         }
     }
-    if let Some(fd) = plan.cgroup.filter(|fd| *fd < FIRST_PASSED_FD) {
+    if let Some(fd) = plan.cgroups.iter().find(|fd| **fd < FIRST_PASSED_FD) {
         return Err(refuse(format_args!("cgroup descriptor {fd} is below {FIRST_PASSED_FD}")));
     }
     descriptors(&plan.descriptors)?;
@@ -118,7 +118,7 @@ mod tests {
         serde_json::json!({
             "version": 1, "unit": "a.agent", "run": 1, "argv": ["/bin/true"], "env": {}, "directory": "/",
             "descriptors": [{"fd": 0, "to": 0}, {"fd": 10, "to": 1}, {"fd": 10, "to": 2}],
-            "lock": null, "cgroup": null, "user": null, "rlimits": [], "mdwe": false, "landlock": null, "seccomp": null
+            "lock": null, "cgroups": [], "user": null, "rlimits": [], "mdwe": false, "landlock": null, "seccomp": null
         })
     }
 
@@ -136,7 +136,7 @@ mod tests {
             ("/argv/0", "/bin/t\u{0}rue".into(), "NUL"),
             ("/directory", "x".into(), "not absolute"),
             ("/lock", "lock".into(), "not absolute"),
-            ("/cgroup", 4.into(), "cgroup descriptor 4"),
+            ("/cgroups", vec![4].into(), "cgroup descriptor 4"),
             ("/descriptors", serde_json::json!([{"fd": 0, "to": 0}]), "descriptor 1 is not given"),
             ("/descriptors/1/fd", 5.into(), "out of range"),
             ("/descriptors/1/to", 0.into(), "given twice"),

@@ -18,7 +18,7 @@ fn each_failing_stage_is_reported_and_the_program_never_ran() {
     let table: &[(&str, Spoil, Stage, i32, i32)] = &[
         ("plan of another version", |p| p.version = 9, Stage::Plan, libc::EINVAL, 125),
         ("no such lock directory", |p| p.lock = Some("/nowhere/lock".into()), Stage::Lock, libc::ENOENT, 125),
-        ("no such cgroup descriptor", |p| p.cgroup = Some(50), Stage::Cgroup, libc::EBADF, 125),
+        ("no such cgroup descriptor", |p| p.cgroups = vec![50], Stage::Cgroup, libc::EBADF, 125),
         ("no such directory", |p| p.directory = "/nowhere".into(), Stage::Directory, libc::ENOENT, 125),
         ("a file as directory", |p| p.directory = "/etc/passwd".into(), Stage::Directory, libc::ENOTDIR, 125),
         (
@@ -225,7 +225,7 @@ fn a_cgroup_is_joined_by_descriptor() {
         return;
     };
     let directory: std::os::fd::OwnedFd = fs::File::open(&group).unwrap().into();
-    bench.around.cgroup = Some(10);
+    bench.around.cgroups = vec![10];
     let plan = bench.python_plan("import sys; print('up', flush=True); sys.stdin.read()", &[]);
     let mut plan = plan;
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();

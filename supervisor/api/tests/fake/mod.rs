@@ -270,6 +270,7 @@ impl Control for Fake {
                 since: now() - 7_400_000,
                 state: "running".to_owned(),
                 machine: Machine {
+                    controllers: Default::default(),
                     landlock_abi: 6,
                     seccomp: true,
                     mdwe: true,

@@ -5,6 +5,7 @@
 
 use super::grants::lies_in;
 use super::{Enforced, Enforcement, Machine, PORTS_ABI, Profile, Promise, SCOPES_ABI, SandboxError};
+use crate::machine::Controller;
 use crate::unit::Unit;
 
 /// The lowest ABI that governs truncation.
@@ -23,8 +24,7 @@ pub(super) fn values(unit: &Unit, profile: &Profile, machine: &Machine) -> Vec<E
         (Promise::Sockets, sockets(profile, machine)),
         (Promise::Processes, processes(unit, machine)),
         (Promise::Kernel, kernel(profile, machine)),
-        // Every key of [limits] is a limit per process, which the kernel enforces everywhere.
-        (Promise::Limits, Enforced::Fully),
+        (Promise::Limits, limits(unit, machine)),
     ]
     .into_iter()
     .map(|(promise, value)| Enforcement { promise, value })
@@ -128,6 +128,27 @@ fn kernel(profile: &Profile, machine: &Machine) -> Enforced {
     Enforced::Fully
 }
 
+/// Limits per process hold everywhere; those of the whole tree need a control group.
+fn limits(unit: &Unit, machine: &Machine) -> Enforced {
+    let asked = [
+        (Controller::Memory, unit.limits.memory_bytes.is_some()),
+        (Controller::Tasks, unit.limits.tasks.is_some()),
+        (Controller::Cpu, unit.limits.cpu_percent.is_some()),
+    ];
+    let missing: Vec<String> = asked
+        .into_iter()
+        .filter(|(controller, asked)| *asked && !machine.controllers.contains_key(controller))
+        .map(|(controller, _)| format!("`{}` ({} controller)", controller.key(), controller.kernel_name()))
+        .collect();
+    if missing.is_empty() {
+        return Enforced::Fully;
+    }
+    Enforced::Not(format!(
+        "no control group that loomd may make limits {}; run loomd as root, or by systemd with `Delegate=yes`",
+        missing.join(" and ")
+    ))
+}
+
 /// The word in unit files.
 fn word(promise: Promise) -> &'static str {
     match promise {
@@ -148,7 +169,9 @@ pub(super) fn check(unit: &Unit, profile: &Profile, values: &[Enforcement]) -> R
             Enforced::Fully => continue,
             Enforced::Partly(missing) | Enforced::Not(missing) => missing,
         };
-        if profile.core.contains(promise) && !unit.sandbox.allow_unenforced.contains(promise) {
+        // A limit of the whole tree is there because the unit asks for it.
+        let is_core = profile.core.contains(promise) || *promise == Promise::Limits;
+        if is_core && !unit.sandbox.allow_unenforced.contains(promise) {
             return Err(SandboxError::NotEnforced {
                 unit: unit.id.to_string(),
                 promise: word(*promise).to_owned(),

@@ -12,6 +12,7 @@ fn machine() -> Machine {
         seccomp: true,
         mdwe: true,
         cgroup_v2: None,
+        controllers: BTreeMap::new(),
         pidfd_exit_info: true,
         root: true,
         arch: "x86_64".into(),
@@ -51,7 +52,7 @@ fn around() -> Surroundings {
             DescriptorMove { fd: 10, to: 2 },
             DescriptorMove { fd: 11, to: 3 },
         ],
-        cgroup: Some(12),
+        cgroups: vec![12],
     }
 }
 
@@ -95,7 +96,7 @@ fn a_worker_gets_the_units_files_and_nothing_else() {
         code_roots: vec![],
         code_files: vec![],
         descriptors: vec![DescriptorMove { fd: 10, to: 0 }],
-        cgroup: None,
+        cgroups: vec![],
         env: BTreeMap::new(),
         ..around()
     };

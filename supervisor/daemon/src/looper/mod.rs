@@ -329,11 +329,11 @@ impl Looper {
                 | Effect::Run { .. }
                 | Effect::EndControl { .. }
                 | Effect::SignalAll { .. }
-                | Effect::Inspect { .. }
                 | Effect::Report { .. }
                 | Effect::SetAside { .. }
-                | Effect::Freeze { .. }
                 | Effect::Say { .. } => {}
+                Effect::Inspect { unit, run } => self.room.inspect(&unit, run),
+                Effect::Freeze { unit, run, frozen } => self.room.freeze(&unit, run, frozen),
                 Effect::Changed { unit, run, from, to, sub, result, because } => {
                     self.tell(&Change { unit, run, from, to, sub, result, because });
                 }

@@ -4,7 +4,9 @@
 //! May touch: processes, descriptors, the units' own directories, `/proc`, cgroup v2. May not: unit state, store, bus.
 //! Keeps: a program runs only after its gate was opened; an exit belongs to a run; who cannot be proven is not signalled.
 
+mod cgroup;
 mod children;
+mod crash;
 mod handover;
 mod identity;
 mod notify;
@@ -15,11 +17,14 @@ mod tree;
 mod watcher;
 mod worker;
 
+pub use cgroup::Usage;
 pub use children::Children;
+pub use crash::Seen;
 pub use handover::hex;
 pub use identity::boot_id;
 pub use worker::{WorkerDoor, WorkerProcess};
 
+use cgroup::Groups;
 use loom_core::fleet::{Event, Found};
 use loom_core::ids::{Kind, RunId, UnitId};
 use loom_core::launch_plan::{DescriptorMove, LaunchPlan, PLAN_MAX_BYTES};
@@ -50,6 +55,8 @@ const FIRST_PASSED_FD: i32 = 10;
 /// How many notify messages may wait; beyond it their senders wait.
 const NOTIFY_QUEUE: usize = 256;
 /// How long the child may take that shows whether children can be born in a cgroup.
+/// Where a program writes all its stacks when it is aborted, in the unit's `tmp`; it finds the path in `LOOM_STACKS`.
+const STACKS: &str = "loom-stacks";
 const TRIAL_LIMIT: Duration = Duration::from_secs(1);
 /// The longest path of a unix socket, without the terminating zero.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
@@ -93,6 +100,21 @@ struct Place {
     current: notify::Current,
     /// The unit and the facts that the live run was started with.
     started_as: Option<(Arc<Unit>, RunFacts)>,
+    /// Groups of the newest run.
+    groups: Groups,
+    /// What is known of the newest run for a crash report.
+    account: Account,
+}
+
+/// What was seen of a run, for its crash report.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Account {
+    /// Its processes when something was about to be done to it, main first.
+    pub seen: Vec<Seen>,
+    /// What its groups accounted for when its main process was gone.
+    pub usage: Usage,
+    /// What the program wrote of its stacks.
+    pub stacks: Option<String>,
 }
 
 struct Common {
@@ -203,6 +225,12 @@ impl Peers {
         members.into_iter().filter_map(|pid| Some((pid, command_line(pid)?))).collect()
     }
 
+    /// What the groups of a unit's newest run account for.
+    pub fn usage(&self, unit: &UnitId) -> Usage {
+        let groups = self.common.places().get(unit).map(|place| place.groups.clone());
+        groups.unwrap_or_default().usage()
+    }
+
     /// Starts tool workers with the rights of units.
     pub fn worker_door(&self) -> WorkerDoor {
         WorkerDoor { common: Arc::clone(&self.common) }
@@ -297,6 +325,7 @@ impl Room {
         if let Some(interval) = unit.watchdog.interval {
             env.insert("WATCHDOG_USEC".into(), interval.0.saturating_mul(1000).to_string());
         }
+        env.insert("LOOM_STACKS".into(), text(&runtime.join("tmp").join(STACKS)));
         if let Some(zone) = std::env::var("TZ").ok().filter(|zone| !zone.is_empty()) {
             env.insert("TZ".into(), zone);
         }
@@ -310,27 +339,28 @@ impl Room {
             descriptors.push(DescriptorMove { fd: next, to });
             next += 1;
         }
-        let cgroup = self.cgroup_of(id).map_err(LaunchFailure::Resources)?;
-        let group = match &cgroup {
-            Some(cgroup) => {
-                let path = &cgroup.directory;
-                Some(open_directory(path).map_err(|error| resources("open", path, &error))?)
-            }
-            None => None,
-        };
-        let born = match (&cgroup, &group) {
-            (Some(cgroup), Some(group)) => cgroup.fresh && self.can_be_born_in(group),
-            (_, _) => false,
-        };
-        let joins = match &group {
-            Some(group) if !born => {
-                placement
-                    .put(group, next)
-                    .map_err(|error| LaunchFailure::Resources(format!("cannot pass a cgroup: {error}")))?;
-                Some(next)
-            }
-            Some(_) | None => None,
-        };
+        let groups = Groups::make(&self.common.settings.machine, &self.common.home(), id, &unit.limits)
+            .map_err(LaunchFailure::Resources)?;
+        let open = |path: &Path| open_directory(path).map_err(|error| resources("open", path, &error));
+        let group = groups.v2.as_deref().map(open).transpose()?;
+        let born = groups.fresh && group.as_ref().is_some_and(|group| self.can_be_born_in(group));
+        let mut joined: Vec<fs::File> = groups.v1.iter().map(|(_, path)| open(path)).collect::<Result<_, _>>()?;
+        joined.extend(
+            group
+                .as_ref()
+                .filter(|_| !born)
+                .map(fs::File::try_clone)
+                .transpose()
+                .map_err(|error| LaunchFailure::Resources(format!("cannot pass a cgroup: {error}")))?,
+        );
+        let mut joins = Vec::new();
+        for group in &joined {
+            placement
+                .put(group, next)
+                .map_err(|error| LaunchFailure::Resources(format!("cannot pass a cgroup: {error}")))?;
+            joins.push(next);
+            next += 1;
+        }
         let around = Surroundings {
             program: text(&looked.program),
             interpreter_roots: texts(&looked.interpreter_roots),
@@ -338,7 +368,7 @@ impl Room {
             code_files: texts(&looked.code_files),
             env,
             descriptors,
-            cgroup: joins,
+            cgroups: joins,
             ..self.common.around(id, &unit.sandbox.profile)
         };
         let (plan, enforcement) = sandbox::plan(unit, facts, &self.common.settings.machine, &around)
@@ -350,7 +380,7 @@ impl Room {
             .common
             .launch(&plan, &mut placement, &log, None, group.as_ref().filter(|_| born))
             .map_err(LaunchFailure::Resources)?;
-        let cgroup = cgroup.map(|cgroup| cgroup.directory);
+        let cgroup = groups.v2.clone();
         let identity = self.common.identify(&started, cgroup.as_deref(), token_sha256);
         let Some(identity) = identity else {
             // Its gate closes here. Nobody else will wait for it, and an ended child that counts as watched would hide
@@ -361,7 +391,8 @@ impl Room {
             return Err(LaunchFailure::Resources("loom-launch ended before it could be identified".into()));
         };
         let tree = tree_of(id, run, Some(identity.pid), cgroup, false);
-        self.watch(id, run, Some((Arc::new(unit.clone()), facts.clone())), started, tree);
+        let started_as = Some((Arc::new(unit.clone()), facts.clone()));
+        self.watch(id, run, started_as, started, tree, groups);
         Ok(Spawned { identity, enforcement })
     }
 
@@ -398,6 +429,30 @@ impl Room {
         if let Err(error) = sent {
             tracing::error!(unit = %unit, run = %run, signal, %error, "cannot signal the main process");
         }
+    }
+
+    /// Notes what can be seen of a run's processes, for its crash report.
+    pub fn inspect(&self, unit: &UnitId, run: RunId) {
+        let Some(live) = self.live.get(unit).filter(|live| live.run == run) else { return };
+        let seen = crash::look(&live.tree.members());
+        if let Some(place) = self.common.places().get_mut(unit) {
+            place.account.seen = seen;
+        }
+    }
+
+    /// What was seen of a unit's newest run.
+    pub fn account(&self, unit: &UnitId) -> Account {
+        self.common.places().get(unit).map(|place| place.account.clone()).unwrap_or_default()
+    }
+
+    /// Stops a run's processes in their tracks, or lets them go on. `Frozen` follows.
+    pub fn freeze(&self, unit: &UnitId, run: RunId, frozen: bool) {
+        let groups = self.common.places().get(unit).map(|place| place.groups.clone()).unwrap_or_default();
+        let (events, unit) = (self.events.clone(), unit.clone());
+        tokio::spawn(async move {
+            let outcome = groups.freeze(frozen).await.map(|()| frozen);
+            let _ = events.send(Event::Frozen { unit, run, outcome }).await;
+        });
     }
 
     /// Kills what is left of a run. Gives true if nothing is; otherwise `TreeEmpty` follows, after `Exited` if the main
@@ -470,7 +525,7 @@ impl Room {
             return Found::Gone(Exit::Unknown);
         }
         // Only ever our own: what a record says is killed is killed.
-        let own = self.common.cgroup_base().map(|base| base.join(id.to_string()));
+        let own = Groups::find(&self.common.settings.machine, &self.common.home(), id).v2;
         let cgroup = identity.cgroup.as_ref().map(PathBuf::from).filter(|path| Some(path) == own.as_ref());
         let pidfd = match identity::prove(identity.pid, identity.pidfd_inode, identity.start_ticks) {
             identity::Proof::Same(pidfd) => pidfd,
@@ -489,7 +544,8 @@ impl Room {
         }
         let started = Started { pid: identity.pid, pidfd, gate: None, report: None };
         let facts = RunFacts { run, restarts: 0, last_result: None, last_exit: None };
-        self.watch(id, run, unit.map(|unit| (Arc::new(unit.clone()), facts)), started, tree);
+        let groups = Groups::find(&self.common.settings.machine, &self.common.home(), id);
+        self.watch(id, run, unit.map(|unit| (Arc::new(unit.clone()), facts)), started, tree, groups);
         Found::Alive
     }
 
@@ -500,12 +556,13 @@ impl Room {
 
     /// Removes the cgroups of units that do not run; for a clean end.
     pub fn tidy(&self) {
-        let Some(base) = self.common.cgroup_base() else { return };
-        for unit in fs::read_dir(&base).into_iter().flatten().flatten() {
-            // Files are the kernel's, and a group that is not empty stays: neither can be removed this way.
-            let _ = fs::remove_dir(unit.path());
+        for base in cgroup::homes(&self.common.settings.machine, &self.common.home()) {
+            for unit in fs::read_dir(&base).into_iter().flatten().flatten() {
+                // Files are the kernel's, and a group that is not empty stays: neither can be removed this way.
+                let _ = fs::remove_dir(unit.path());
+            }
+            let _ = fs::remove_dir(base);
         }
-        let _ = fs::remove_dir(base);
     }
 
     fn listen(&mut self, unit: &UnitId) -> io::Result<()> {
@@ -533,21 +590,6 @@ impl Room {
         })
     }
 
-    /// A new cgroup for the unit, if there are any here.
-    fn cgroup_of(&self, unit: &UnitId) -> Result<Option<Cgroup>, String> {
-        let Some(base) = self.common.cgroup_base() else { return Ok(None) };
-        let directory = base.join(unit.to_string());
-        // In a group that was ever ended by `cgroup.kill`, kernels from 6.14 on kill whoever is born: they compare its count
-        // of kills with that of the parent's group.
-        let fresh = match fs::remove_dir(&directory) {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        fs::create_dir_all(&directory)
-            .map_err(|error| format!("cannot make cgroup {}: {error}", directory.display()))?;
-        Ok(Some(Cgroup { directory, fresh }))
-    }
-
     /// Registers a started or adopted process and tells what becomes of it.
     fn watch(
         &mut self,
@@ -556,6 +598,7 @@ impl Room {
         started_as: Option<(Arc<Unit>, RunFacts)>,
         started: Started,
         tree: Tree,
+        groups: Groups,
     ) {
         let (tell_gone, gone) = watch::channel(false);
         let mark: Arc<Mutex<GateMark>> = Arc::default();
@@ -564,6 +607,8 @@ impl Room {
             let place = places.entry(unit.clone()).or_default();
             *place.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((run, tree.clone()));
             place.started_as = started_as;
+            place.groups = groups.clone();
+            place.account = Account::default();
         }
         let watched = started.pidfd.try_clone();
         let live = Live {
@@ -577,6 +622,15 @@ impl Room {
         };
         self.live.insert(unit.clone(), live);
         let (events, common, id, pid) = (self.events.clone(), Arc::clone(&self.common), unit.clone(), started.pid);
+        let kills_before = groups.oom_kills();
+        let oom_watch = groups.oom_watch().map(|mut watch| {
+            let (events, unit) = (self.events.clone(), unit.clone());
+            tokio::spawn(async move {
+                while watch.killed().await {
+                    let _ = events.send(Event::OomKilled { unit: unit.clone(), run }).await;
+                }
+            })
+        });
         tokio::spawn(async move {
             let Ok(pidfd) = watched else {
                 tracing::error!(unit = %id, run = %run, "out of descriptors: the end of this run will not be seen");
@@ -612,6 +666,21 @@ impl Room {
                     }
                 }
             };
+            if let Some(watch) = oom_watch {
+                watch.abort();
+            }
+            let usage = groups.usage();
+            let stacks = crash::stacks(&common.unit_runtime(&id).join("tmp").join(STACKS));
+            if let Some(place) = common.places().get_mut(&id) {
+                place.account.usage = usage;
+                place.account.stacks = stacks;
+            }
+            // The end may be quicker than the news of what caused it.
+            if matches!(news, Event::Exited { exit: Exit::Signal { signal: libc::SIGKILL, .. }, .. })
+                && usage.oom_kills > kills_before
+            {
+                let _ = events.send(Event::OomKilled { unit: id.clone(), run }).await;
+            }
             let _ = events.send(news).await;
             let _ = tell_gone.send(true);
         });
@@ -621,13 +690,6 @@ impl Room {
 /// Whether a unit has a notify socket.
 fn listens(unit: &Unit) -> bool {
     unit.ready.kind.notifies() || unit.watchdog.interval.is_some() || unit.watchdog.progress.is_some()
-}
-
-/// A unit's cgroup v2 directory.
-struct Cgroup {
-    directory: PathBuf,
-    /// Just made: nobody was ever killed in it.
-    fresh: bool,
 }
 
 /// A launcher just started, or an adopted process.
@@ -695,12 +757,11 @@ impl Common {
         })
     }
 
-    /// `<base>/loom-<hash of the runtime directory>`: two loomds never meet.
-    fn cgroup_base(&self) -> Option<PathBuf> {
+    /// `loom-<hash of the runtime directory>`, the name of our directory in each cgroup tree: two loomds never meet.
+    fn home(&self) -> String {
         use sha2::{Digest, Sha256};
-        let base = self.settings.machine.cgroup_v2.as_ref()?;
         let digest = Sha256::digest(self.settings.runtime_dir.as_os_str().as_encoded_bytes());
-        Some(Path::new(base).join(format!("loom-{}", hex(&digest[..6]))))
+        format!("loom-{}", hex(&digest[..6]))
     }
 
     /// What holds for every process of a unit.

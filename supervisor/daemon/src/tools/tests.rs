@@ -3,6 +3,7 @@
 use super::*;
 use loom_core::ids::Millis;
 use loom_core::tools::{Reason, WorkerAnswer, WorkerRequest};
+use loom_core::unit::PathGrant;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -87,20 +88,9 @@ fn unit() -> Unit {
         text: text.into(),
         origin: format!("chat.agent.toml:{line}:1"),
     };
-    let none: Value = json!({
-        "id": "chat.agent", "description": "", "documentation": [], "requires": [], "wants": [], "after": [], "before": [],
-        "exec": null, "ready": { "kind": "exec", "timeout": 1 }, "watchdog": null,
-        "restart": { "policy": "no", "delay": 0, "factor": 2.0, "max_delay": 0, "jitter": 0.0, "reset_after": 0,
-                     "success_exit_status": [], "prevent_exit_status": [], "force_exit_status": [] },
-        "stop": { "signal": 15, "timeout": 1 },
-        "sandbox": { "profile": "python", "read": [{ "path": "/srv", "optional": false, "origin": "" }], "execute": [],
-                     "write": [], "hosts": [], "listen": [], "allow_unenforced": [] },
-        "limits": { "open_files": 1, "file_size_bytes": 1, "address_space_bytes": null },
-        "bus": { "publish": [], "subscribe": [], "request": [] },
-        "tools": { "allow": [], "deny": [], "workspace": "/w", "timeout": 30_000 },
-        "llm": null,
-    });
-    let mut unit: Unit = serde_json::from_value(none).unwrap();
+    let mut unit = Unit::bare("chat.agent".parse().unwrap());
+    unit.sandbox.read = vec![PathGrant { path: "/srv".into(), optional: false, origin: String::new() }];
+    unit.tools.workspace = "/w".into();
     unit.tools.allow = vec![rule("fs:read(path=**)", 3), rule("fs:write", 4)];
     unit.tools.deny = vec![rule("fs:read(path=**/.env)", 5), rule("fs:write(mode=append)", 6)];
     unit.tools.timeout = Millis(30_000);

@@ -27,6 +27,7 @@ pub fn machine() -> Machine {
         seccomp: true,
         mdwe: mdwe >= 0,
         cgroup_v2: None,
+        controllers: Default::default(),
         pidfd_exit_info: false,
         root: nix::unistd::geteuid().is_root(),
         arch: std::env::consts::ARCH.to_owned(),
