@@ -474,6 +474,11 @@ impl Fleet {
         self.units.values().all(|entry| entry.job.is_none() && matches!(entry.life.state, State::Down { .. }))
     }
 
+    /// No start is under way between its first record and its program.
+    pub fn is_settled(&self) -> bool {
+        self.units.values().all(|entry| !entry.life.state.is_between_records())
+    }
+
     /// One unit.
     pub fn status(&self, unit: &UnitId) -> Option<Status> {
         self.units.get(unit).filter(|entry| entry.is_listed()).map(Entry::status)

@@ -703,6 +703,11 @@ impl State {
         matches!(self, State::Running { .. } | State::Reached)
     }
 
+    /// A launcher was asked for, and the program does not run yet.
+    pub fn is_between_records(&self) -> bool {
+        matches!(self, State::Spawning { .. } | State::Abandoned { .. } | State::Launching { .. })
+    }
+
     /// When a waiting restart is due, if one waits.
     pub fn rests_until(&self) -> Option<Millis> {
         match self {

@@ -35,6 +35,9 @@ pub struct Flags {
     /// Read settings from this file [env: LOOM_CONFIG] [default: ./loom.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Say whether this program could take over from a loomd whose store has this schema, and end
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub check: Option<u32>,
 }
 
 /// What loomd works with.
@@ -73,7 +76,7 @@ struct File {
 impl Config {
     /// From flags, environment and file.
     pub fn resolve(flags: Flags) -> Result<Self, ConfigError> {
-        let Flags { runtime_dir, state_dir, unit_path, config } = flags;
+        let Flags { runtime_dir, state_dir, unit_path, config, check: _ } = flags;
         let dirs = Dirs::resolve(DirFlags { runtime_dir, state_dir, unit_path, config })?;
         let file = match &dirs.config {
             None => File::default(),
@@ -102,7 +105,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("loom.toml");
         std::fs::write(&file, text).unwrap();
-        Config::resolve(Flags { runtime_dir: None, state_dir: None, unit_path: vec![], config: Some(file) })
+        Config::resolve(Flags {
+            runtime_dir: None,
+            state_dir: None,
+            unit_path: vec![],
+            config: Some(file),
+            check: None,
+        })
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use loom_api::control::{Control, answer, refusal_response};
 use loom_api::view::Refusal;
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,8 +48,15 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The socket of the loomd before in this process: callers that knock meanwhile are not turned away.
+pub fn take_over(listener: OwnedFd) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
 /// Answers until dropped.
-pub async fn serve(listener: UnixListener, api: Arc<dyn Control>, is_confined: IsConfined) {
+pub async fn serve(listener: Arc<UnixListener>, api: Arc<dyn Control>, is_confined: IsConfined) {
     let own_uid = nix::unistd::geteuid().as_raw();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -168,7 +176,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = listen(socket).unwrap();
-            let server = tokio::spawn(serve(listener, Arc::new(OnlyPing), Arc::new(move |_| confined)));
+            let server = tokio::spawn(serve(Arc::new(listener), Arc::new(OnlyPing), Arc::new(move |_| confined)));
             let result = work.await;
             server.abort();
             result

@@ -10,6 +10,7 @@ pub mod logs;
 pub mod looper;
 pub mod machine;
 pub mod process;
+pub mod reexec;
 pub mod store;
 pub mod switchboard;
 pub mod tools;

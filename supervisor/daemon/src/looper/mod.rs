@@ -18,6 +18,7 @@ use loom_core::lifecycle::{ActiveState, Identity, LaunchFailure, Record, RunResu
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,12 @@ const BURST: usize = 1024;
 pub const TOTAL_STOP_LIMIT: Duration = Duration::from_secs(90);
 /// From that kill until loomd ends whatever is left; only processes in uninterruptible sleep are.
 const AFTER_KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long starts that are under way may take before loomd becomes another program; the next one repeats them.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Descriptors of units that the next program takes over, by name.
+pub type Handed = BTreeMap<UnitId, Vec<(String, OwnedFd)>>;
 
 /// Work in the background that answers once.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -87,6 +94,8 @@ pub enum Ask {
     Condition { reply: oneshot::Sender<(Option<String>, bool)> },
     /// Stop everything and end.
     Shutdown,
+    /// Let go of all units, which run on, and end: this process becomes another loomd.
+    Reexec,
 }
 
 /// The loop and what it owns.
@@ -100,6 +109,8 @@ pub struct Looper {
     jobs: BTreeMap<JobId, oneshot::Sender<JobOutcome>>,
     last_job: u64,
     stopping: Option<Stopping>,
+    /// Since when it is to let go of all units, at the latest at this moment.
+    leaving: Option<Instant>,
     degraded: Option<String>,
     /// Newest records that the store did not take. The fleet takes them for stored, so they go with the next write.
     unsaved: BTreeMap<UnitId, Record>,
@@ -135,19 +146,26 @@ impl Looper {
             jobs: BTreeMap::new(),
             last_job: 0,
             stopping: None,
+            leaving: None,
             degraded: None,
             unsaved: BTreeMap::new(),
         }
     }
 
-    /// Runs until everything is stopped after [`Ask::Shutdown`]. `first`: the effects that [`Fleet::new`] asked for.
-    pub async fn run(mut self, first: Vec<Effect>) {
+    /// Runs until everything is stopped after [`Ask::Shutdown`]; or, after [`Ask::Reexec`], until all units are let go of,
+    /// and then gives what of theirs the next program needs. `first`: the effects that [`Fleet::new`] asked for.
+    pub async fn run(mut self, first: Vec<Effect>) -> Option<Handed> {
         self.settle(first).await;
         let mut events = Vec::new();
         let mut asks = Vec::new();
         loop {
             if self.stopping.is_some() && self.fleet.is_quiet() {
                 break;
+            }
+            if let Some(until) = self.leaving
+                && (self.fleet.is_settled() || until <= Instant::now())
+            {
+                return Some(self.room.hand_over());
             }
             let wake = self.wake();
             let wait = async {
@@ -186,6 +204,7 @@ impl Looper {
             self.settle(effects).await;
         }
         self.room.tidy();
+        None
     }
 
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
@@ -244,6 +263,9 @@ impl Looper {
             }
             Ask::Condition { reply } => {
                 let _ = reply.send((self.degraded.clone(), self.stopping.is_some()));
+            }
+            Ask::Reexec => {
+                self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_LIMIT);
             }
             Ask::Shutdown => {
                 if self.stopping.is_none() {
@@ -399,11 +421,7 @@ impl Looper {
         let limit = self.stopping.map(|stopping| match stopping {
             Stopping::InOrder { until } | Stopping::Killed { until } => until,
         });
-        match (fleet, limit) {
-            (Some(fleet), Some(limit)) => Some(fleet.min(limit)),
-            (Some(one), None) | (None, Some(one)) => Some(one),
-            (None, None) => None,
-        }
+        [fleet, limit, self.leaving].into_iter().flatten().min()
     }
 
     /// Past the total limit everything is killed; past the second one the loop ends with what is left.

@@ -12,8 +12,9 @@ use super::{ASK_QUEUE, Ask, EVENT_QUEUE, Looper, Parts, Records, clock};
 use crate::config::Config;
 use crate::logs::{self, Sinks};
 use crate::process::{self, Children, Room, Settings};
+use crate::reexec::{self, Carried};
 use crate::store::{Store, StoreError};
-use crate::{control, machine};
+use crate::{control, machine, store};
 use loom_api::dirs::DirError;
 use loom_core::fleet::{Fleet, Found, Verb};
 use loom_core::ids::UnitId;
@@ -24,6 +25,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,8 +71,21 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Io { what, source }
 }
 
-/// Runs loomd to its end.
-pub fn run(mut config: Config) -> Result<(), StartError> {
+/// Says whether this program could take over from a loomd that runs: it does all that needs no lock.
+pub fn check(config: &Config, store_schema: u32) -> Result<(), StartError> {
+    if store_schema > store::SCHEMA_VERSION {
+        let source =
+            StoreError::Newer { path: config.dirs.store(), found: store_schema, supported: store::SCHEMA_VERSION };
+        return Err(StartError::Store { dir: config.dirs.store(), source });
+    }
+    libexec()?;
+    let refused = Library::open(&config.dirs).in_force().refused.len();
+    eprintln!("loomd {} would start; {refused} units have errors", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+/// Runs loomd to its end. `carried`: what a loomd before left in this process.
+pub fn run(mut config: Config, mut carried: Carried) -> Result<(), StartError> {
     let since = clock::wall();
     // What we make is ours: sockets, logs, units' directories.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -80,7 +95,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         *dir = dir.canonicalize().map_err(failed(format!("resolve {}", dir.display())))?;
     }
     let config = &config;
-    let _lock = lock(&config.dirs.lock(), &config.dirs.runtime)?;
+    let lock = lock(&config.dirs.lock(), &config.dirs.runtime, carried.lock.take())?;
     let sinks = Sinks::detect(&config.dirs.state);
     logs::init_tracing(&sinks).map_err(failed("set up the log"))?;
     // These take their time, each waiting for something else: disk, kernel, files.
@@ -103,12 +118,15 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .build()
         .map_err(failed("start the runtime"))?;
     let found = Surveyed { since, sinks, machine, library: Arc::new(library), store: store.clone() };
-    let ended = runtime.block_on(serve(config, found));
+    let ended = runtime.block_on(serve(config, found, carried));
     if let Err(error) = runtime.block_on(store.close()) {
         tracing::error!(%error, "the store did not close in order; what was acknowledged is safe");
     }
     runtime.shutdown_timeout(RUNTIME_END_LIMIT);
-    ended
+    let Some(next) = ended? else { return Ok(()) };
+    let program = reexec::program().map_err(failed("find loomd's own file"))?;
+    let because = reexec::become_another(&program, Carried { lock: Some(lock), ..next });
+    Err(StartError::Io { what: "become another loomd; units live on".into(), source: io::Error::other(because) })
 }
 
 /// What was found before the runtime started.
@@ -120,11 +138,13 @@ struct Surveyed {
     store: Store,
 }
 
-async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
+/// Gives what the next program needs where this process is to become another loomd.
+async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Option<Carried>, StartError> {
     let Surveyed { since, sinks, machine, library, store } = found;
     let dirs = &config.dirs;
     let upward = Upward::from_environment();
     let mut signals = Signals::listen().map_err(failed("listen for signals"))?;
+    reexec::release_signals();
     Children::become_subreaper().map_err(failed("become the parent of orphans"))?;
     let boot_id = process::boot_id().map_err(failed("read the boot id"))?;
 
@@ -155,7 +175,11 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
     let looper = Looper::new(Parts { fleet, room, records, audience: Arc::new(wires), events, asks });
     let mut looping = tokio::spawn(looper.run(first));
 
-    let listener = control::listen(&dirs.control_socket()).map_err(failed("listen on the control socket"))?;
+    let listener = match carried.listener {
+        Some(listener) => control::take_over(listener),
+        None => control::listen(&dirs.control_socket()),
+    };
+    let listener = Arc::new(listener.map_err(failed("listen on the control socket"))?);
     let api = Arc::new(Api {
         asks: asks_in.clone(),
         library,
@@ -167,10 +191,17 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
         since,
         reading: Mutex::new(()),
     });
-    let answering =
-        tokio::spawn(control::serve(listener, api.clone(), Arc::new(move |pid| peers.may_be_of_a_unit(pid))));
+    let answering = tokio::spawn(control::serve(
+        Arc::clone(&listener),
+        api.clone(),
+        Arc::new(move |pid| peers.may_be_of_a_unit(pid)),
+    ));
     tracing::info!(pid = std::process::id(), version = env!("CARGO_PKG_VERSION"), runtime = %dirs.runtime.display(), "loomd is ready");
     upward.ready("units are loaded");
+    reexec::healthy();
+    if let Some(because) = &carried.came_back {
+        tracing::error!(because, "the loomd that was to follow was not well: this is the one before it");
+    }
     boot(config, &boot_id, &api, &asks_in).await;
 
     let mut stopping = false;
@@ -178,11 +209,20 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
     loop {
         tokio::select! {
             ended = &mut looping => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the loop failed; units live on for the next loomd");
-                    return Err(StartError::Io { what: "go on: the loop failed".into(), source: io::Error::other(error) });
+                match ended {
+                    Err(error) => {
+                        tracing::error!(%error, "the loop failed; units live on for the next loomd");
+                        let source = io::Error::other(error);
+                        return Err(StartError::Io { what: "go on: the loop failed".into(), source });
+                    }
+                    Ok(None) => break,
+                    Ok(Some(units)) => {
+                        upward.reloading();
+                        tracing::info!("this process becomes another loomd; units run on");
+                        let listener = listener.as_fd().try_clone_to_owned().map_err(failed("keep the control socket"))?;
+                        return Ok(Some(Carried { listener: Some(listener), units, ..Carried::default() }));
+                    }
                 }
-                break;
             }
             heard = signals.next() => match heard {
                 Heard::Child => children.reap_orphans(),
@@ -215,7 +255,7 @@ async fn serve(config: &Config, found: Surveyed) -> Result<(), StartError> {
     let _ = fs::remove_file(dirs.control_socket());
     let _ = fs::remove_file(dirs.runtime.join(BOOTED));
     tracing::info!("loomd has ended in order");
-    Ok(())
+    Ok(None)
 }
 
 /// All units: those with a file, and the instances that somebody started by name and that are up or to be up.
@@ -305,16 +345,14 @@ async fn until(moment: Option<Instant>) {
 ///
 /// A record lock belongs to the process alone. `flock` would go on to a child that has not yet become its launcher, and
 /// when loomd is killed in that moment the next one would find the directory taken.
-fn lock(path: &Path, dir: &Path) -> Result<File, StartError> {
+/// `held`: the file as the loomd before in this process locked it.
+fn lock(path: &Path, dir: &Path, held: Option<File>) -> Result<File, StartError> {
     let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed(format!("open {}", path.display())))?;
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = match held {
+        Some(file) => file,
+        None => options.open(path).map_err(failed(format!("open {}", path.display())))?,
+    };
     let mut holder = String::new();
     let _ = file.read_to_string(&mut holder);
     let whole = nix::libc::flock {

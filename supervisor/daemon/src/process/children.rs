@@ -23,6 +23,16 @@ impl Children {
         Ok(made)
     }
 
+    /// Registers a process that may be our child from before; says whether it is.
+    pub fn claim(&self, pid: i32) -> bool {
+        let mut watched = self.lock();
+        let ours = super::identity::stat(pid).is_some_and(|stat| stat.parent == std::process::id() as i32);
+        if ours {
+            watched.insert(pid);
+        }
+        ours
+    }
+
     /// The watcher has taken the exit status; reaps what may have waited behind it.
     pub fn taken(&self, pid: i32) {
         self.lock().remove(&pid);

@@ -489,6 +489,11 @@ impl Room {
         false
     }
 
+    /// What the loomd that follows in this process takes over: by unit and name.
+    pub fn hand_over(&mut self) -> BTreeMap<UnitId, Vec<(String, OwnedFd)>> {
+        BTreeMap::new()
+    }
+
     /// The loop has taken the news that a run's main process ended.
     pub fn told(&mut self, unit: &UnitId, run: RunId) {
         if let Some(live) = self.live.get_mut(unit).filter(|live| live.run == run) {
@@ -622,6 +627,7 @@ impl Room {
         };
         self.live.insert(unit.clone(), live);
         let (events, common, id, pid) = (self.events.clone(), Arc::clone(&self.common), unit.clone(), started.pid);
+        let ours = started.report.is_none() && self.common.children.claim(started.pid);
         let kills_before = groups.oom_kills();
         let oom_watch = groups.oom_watch().map(|mut watch| {
             let (events, unit) = (self.events.clone(), unit.clone());
@@ -637,6 +643,10 @@ impl Room {
                 return;
             };
             let news = match started.report {
+                // Ours still, where loomd became another program in the same process.
+                None if ours => {
+                    Event::Exited { unit: id.clone(), run, exit: watcher::child(pid, pidfd, &common.children).await }
+                }
                 None => Event::Exited { unit: id.clone(), run, exit: watcher::adopted(pid, pidfd).await },
                 Some(report) => {
                     let word = watcher::report(report).await;

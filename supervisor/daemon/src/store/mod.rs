@@ -18,6 +18,7 @@ use loom_api::view::AuditRecord;
 use loom_core::ids::{RunId, UnitId};
 use loom_core::lifecycle::Record;
 use open::Opened;
+pub use open::SCHEMA_VERSION;
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
