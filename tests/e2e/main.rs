@@ -8,6 +8,7 @@ mod command_line;
 mod confinement;
 mod demo;
 mod descriptors;
+mod faults;
 mod idle;
 mod journal;
 mod logs;

@@ -255,6 +255,16 @@ impl Loom {
         child.wait().expect("our child");
     }
 
+    /// Whether loomd ended by itself.
+    pub fn daemon_is_dead(&mut self) -> bool {
+        self.daemon.as_mut().expect("running").try_wait().expect("our child").is_some()
+    }
+
+    /// After [`Loom::daemon_is_dead`]: another may be started.
+    pub fn bury_daemon(&mut self) {
+        self.daemon = None;
+    }
+
     /// SIGTERM; returns its exit status and how long it took.
     #[track_caller]
     pub fn stop_daemon(&mut self) -> (i32, Duration) {

@@ -6,6 +6,7 @@ pub mod agents;
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod fault;
 pub mod logs;
 pub mod looper;
 pub mod machine;

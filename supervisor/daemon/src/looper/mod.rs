@@ -11,6 +11,7 @@ pub mod library;
 pub mod start;
 pub mod upward;
 
+use crate::fault;
 use crate::process::{Room, Spawned};
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
@@ -299,6 +300,7 @@ impl Looper {
                 latest.insert(unit.clone(), record.clone());
             }
         }
+        fault::point("burst.begin");
         // Launchers are made while the disk syncs: behind their gates they do nothing, and a gate that closes ends them.
         let on_disk = effects.iter().any(|effect| matches!(effect, Effect::JobDone { .. }));
         let put =
@@ -324,6 +326,7 @@ impl Looper {
                 self.degraded = Some(error.clone());
             }
         }
+        fault::point("burst.stored");
         let mut news = VecDeque::new();
         for effect in effects {
             match effect {
@@ -392,7 +395,10 @@ impl Looper {
                 (Ok(()), Some(settings)) => self.audience.begins(settings, run, &facts, &spawned.identity),
             };
             match begun {
-                Ok(()) => Ok(spawned),
+                Ok(()) => {
+                    fault::point("spawn.announced");
+                    Ok(spawned)
+                }
                 Err(because) => {
                     self.room.abandon(&unit, run);
                     Err(LaunchFailure::Resources(because))

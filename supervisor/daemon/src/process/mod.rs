@@ -24,6 +24,7 @@ pub use handover::hex;
 pub use identity::boot_id;
 pub use worker::{WorkerDoor, WorkerProcess};
 
+use crate::fault;
 use cgroup::Groups;
 use loom_core::fleet::{Event, Found};
 use loom_core::ids::{Kind, RunId, UnitId};
@@ -371,6 +372,7 @@ impl Room {
             cgroups: joins,
             ..self.common.around(id, &unit.sandbox.profile)
         };
+        fault::point("spawn.prepared");
         let (plan, enforcement) = sandbox::plan(unit, facts, &self.common.settings.machine, &around)
             .map_err(|refusal| LaunchFailure::Refused(refusal.to_string()))?;
 
@@ -381,6 +383,7 @@ impl Room {
             .launch(&plan, &mut placement, &log, None, group.as_ref().filter(|_| born))
             .map_err(LaunchFailure::Resources)?;
         let cgroup = groups.v2.clone();
+        fault::point("spawn.born");
         let identity = self.common.identify(&started, cgroup.as_deref(), token_sha256);
         let Some(identity) = identity else {
             // Its gate closes here. Nobody else will wait for it, and an ended child that counts as watched would hide
@@ -392,6 +395,7 @@ impl Room {
         };
         let tree = tree_of(id, run, Some(identity.pid), cgroup, false);
         let started_as = Some((Arc::new(unit.clone()), facts.clone()));
+        fault::point("spawn.identified");
         self.watch(id, run, started_as, started, tree, groups);
         Ok(Spawned { identity, enforcement })
     }
@@ -402,8 +406,10 @@ impl Room {
             && let Some(gate) = live.gate.take()
         {
             set(&live.mark, GateMark::Opened);
+            fault::point("gate.shut");
             // A launcher that is gone reports itself through its pipe and its pidfd.
             let _ = fs::File::from(gate).write_all(b"g");
+            fault::point("gate.open");
         }
     }
 
@@ -458,6 +464,7 @@ impl Room {
     /// Kills what is left of a run. Gives true if nothing is; otherwise `TreeEmpty` follows, after `Exited` if the main
     /// process lived.
     pub fn end_tree(&mut self, unit: &UnitId, run: RunId) -> bool {
+        fault::point("tree.end");
         let Some(live) = self.live.get_mut(unit).filter(|live| live.run == run) else { return true };
         live.gate = None;
         let main_gone = *live.gone.borrow();

@@ -7,6 +7,7 @@
 use super::children::Children;
 use super::identity;
 use super::sys::{self, Ended, Whom};
+use crate::fault;
 use loom_core::launch_plan::{REPORT_MAX_BYTES, Report};
 use loom_core::lifecycle::{Exit, LaunchFailure};
 use std::io;
@@ -46,6 +47,12 @@ pub async fn report(pipe: pipe::Receiver) -> Word {
 
 /// Waits for a child's end and reaps it.
 pub async fn child(pid: i32, pidfd: OwnedFd, children: &Children) -> Exit {
+    let exit = ended(pid, pidfd, children).await;
+    fault::point("exit.seen");
+    exit
+}
+
+async fn ended(pid: i32, pidfd: OwnedFd, children: &Children) -> Exit {
     let exit = match child_end(pidfd).await {
         Ok(Some(ended)) => exit_of(ended),
         Ok(None) | Err(_) => Exit::Unknown,

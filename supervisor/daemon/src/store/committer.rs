@@ -7,6 +7,7 @@
 use super::keys::{AUDIT, STATE, UNIT, audit_key, audit_place, sealed, state_key, state_prefix};
 use super::open::{self, Opened, now_ms};
 use super::{Inner, STATE_UNIT_MAX_BYTES, StateError, StoreError, decode_state};
+use crate::fault;
 use crate::store::acked::Acked;
 use loom_api::view::AuditRecord;
 use loom_core::ids::{RunId, UnitId};
@@ -202,10 +203,12 @@ impl Committer {
             self.inner.fail_writes.fetch_sub(1, Ordering::SeqCst);
             return Err(StoreError::Write { why: "made to fail by a test".into() });
         }
+        fault::point("store.write");
         let reached = self.inner.with_db(|db| {
             db.write_opt(batch, &options).map_err(StoreError::write)?;
             Ok(db.latest_sequence_number())
         })?;
+        fault::point("store.written");
         if self.failures > 0 {
             self.failures = 0;
             self.inner.set_failed(None);
