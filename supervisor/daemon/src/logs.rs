@@ -6,8 +6,10 @@
 //! while nothing is written.
 
 mod keeper;
+mod native;
 mod words;
 
+pub use native::LastWords;
 pub use words::init_tracing;
 
 use keeper::Keeper;
@@ -26,6 +28,13 @@ pub const JOURNAL_DIR: &str = "/run/systemd/journal";
 pub const RUNS_KEPT: usize = 5;
 /// Bytes of one run's output that are kept; about one mebibyte more lies on disk at times.
 pub const KEPT_BYTES: u64 = 8 << 20;
+/// A stream's lines carry one number of ours, the syslog facility. From here on ...
+const FIRST_FACILITY: u64 = 16;
+/// ... so many are for local use: `local0` to `local6`; `local7` is what some systems write their boot messages to. The run's
+/// number modulo this tells a late line of an old run from an early one of the next.
+const FACILITIES: u64 = 7;
+/// `info`.
+const PRIORITY: u64 = 6;
 
 /// The sinks that were found.
 #[derive(Debug, Clone)]
@@ -61,12 +70,25 @@ impl Sinks {
     /// What a run writes to: its stdout and stderr. Where journald has gone away it is a file.
     pub fn open(&self, unit: &UnitId, run: RunId) -> io::Result<OwnedFd> {
         if let Some(dir) = &self.journal {
-            match open_stream(&dir.join("stdout"), unit) {
-                Ok(stream) => return Ok(stream),
+            match open_stream(&dir.join("stdout"), &unit.to_string(), facility(run)) {
+                Ok(stream) => {
+                    self.look_after(dir, &stream, unit, run);
+                    return Ok(stream.into());
+                }
                 Err(error) => tracing::warn!(%unit, %run, %error, "journald does not accept; output goes to a file"),
             }
         }
         self.open_file(unit, run)
+    }
+
+    /// Streams break when journald ends, unless a service manager keeps them for it. One that we hold ourselves tells.
+    fn look_after(&self, dir: &Path, stream: &UnixStream, unit: &UnitId, run: RunId) {
+        let Ok(stat) = nix::sys::stat::fstat(stream) else { return };
+        if self.keeper.handed_over(unit, run, stat.st_ino)
+            && let Ok(ours) = open_stream(&dir.join("stdout"), words::IDENTIFIER, FIRST_FACILITY)
+        {
+            self.keeper.look_after(ours);
+        }
     }
 
     fn open_file(&self, unit: &UnitId, run: RunId) -> io::Result<OwnedFd> {
@@ -77,7 +99,7 @@ impl Sinks {
         let mut runs = runs_in(&dir);
         runs.truncate(runs.len().saturating_sub(RUNS_KEPT));
         for (_, old) in runs {
-            for extension in ["log", "old", "times"] {
+            for extension in ["log", "old", "times", "base"] {
                 // One that is left is tried again at the next run.
                 let _ = fs::remove_file(old.with_extension(extension));
             }
@@ -87,12 +109,16 @@ impl Sinks {
     }
 }
 
-/// journald's stream protocol: identifier, unit, priority, level prefixes, and three forwards that stay off.
-fn open_stream(socket: &Path, unit: &UnitId) -> io::Result<OwnedFd> {
+fn facility(run: RunId) -> u64 {
+    FIRST_FACILITY + run.0 % FACILITIES
+}
+
+/// journald's stream protocol: identifier, unit, facility and priority, level prefixes, and three forwards that stay off.
+fn open_stream(socket: &Path, identifier: &str, facility: u64) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.shutdown(Shutdown::Read)?;
-    stream.write_all(format!("{unit}\n\n6\n1\n0\n0\n0\n").as_bytes())?;
-    Ok(stream.into())
+    stream.write_all(format!("{identifier}\n\n{}\n1\n0\n0\n0\n", facility << 3 | PRIORITY).as_bytes())?;
+    Ok(stream)
 }
 
 /// The files of runs in a unit's directory, oldest first.

@@ -97,7 +97,8 @@ pub fn run(mut config: Config, mut carried: Carried) -> Result<(), StartError> {
     let config = &config;
     let lock = lock(&config.dirs.lock(), &config.dirs.runtime, carried.lock.take())?;
     let sinks = Sinks::detect(&config.dirs.state);
-    logs::init_tracing(&sinks).map_err(failed("set up the log"))?;
+    // Dropped last: what journald has not taken by then goes to the file.
+    let _last_words = logs::init_tracing(&sinks).map_err(failed("set up the log"))?;
     // These take their time, each waiting for something else: disk, kernel, files.
     let (store, machine, library) = std::thread::scope(|scope| {
         let store = scope.spawn(|| Store::open(&config.dirs.store()));
