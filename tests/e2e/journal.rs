@@ -161,3 +161,57 @@ fn long_lines_and_odd_bytes_are_kept() {
     assert!(texts.iter().any(|text| text.starts_with("odd ") && text.ends_with(" bytes")), "{texts:?}");
     assert!(lines.iter().all(|line| line["by"] == "loomd" || line["run"] == 1), "{lines:#?}");
 }
+
+#[test]
+fn a_journald_that_hangs_holds_up_nothing_and_gets_everything_once_it_goes_on() {
+    let Some(journald) = Journald::start() else { return };
+    let loom = start(&journald);
+    journald.pause();
+    for number in 1..=20 {
+        // Each is several words of loomd; journald's socket holds about ten.
+        loom.unit(&format!("sleeper-{number}.service.toml"), "[exec]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+        loom.ctl(["start", &format!("sleeper-{number}")]).success();
+    }
+    assert_eq!(loom.view("sleeper-20").unwrap()["active_state"], "active");
+    journald.go_on();
+    for number in 1..=20 {
+        let unit = format!("LOOM_UNIT=sleeper-{number}.service");
+        until("every word arrived, in order", LIMIT, || {
+            let entries = journald.entries(&[&unit]);
+            let way: Vec<&str> = entries.iter().filter_map(|entry| entry["LOOM_TO"].as_str()).collect();
+            if way.first() == Some(&"activating") && way.last() == Some(&"active") {
+                Ok(())
+            } else {
+                Err(format!("{way:?}"))
+            }
+        });
+    }
+}
+
+#[test]
+fn a_run_whose_stream_broke_with_journald_is_named_and_its_next_run_is_heard_again() {
+    let Some(mut journald) = Journald::start() else { return };
+    let loom = start(&journald);
+    // It ignores that nobody listens, as Python does with its signal.
+    let script = "trap '' PIPE; n=0; while :; do n=$((n+1)); echo line $n 2>/dev/null; sleep 0.02; done";
+    let command = serde_json::json!(["/bin/sh", "-c", script]);
+    loom.unit("talker.service.toml", &format!("[exec]\ncommand = {command}\n"));
+    loom.ctl(["start", "talker"]).success();
+    journald.until_said(&loom, &["-t", "talker.service"], "line 3");
+    journald.restart();
+    until("the run is named", LIMIT, || {
+        let said = logs_of(&loom, "talker");
+        if said.matches("journald ended").count() == 1 && said.contains("run=1") { Ok(()) } else { Err(said) }
+    });
+    let status = loom.ctl(["status", "talker"]).stdout;
+    assert!(status.contains("journald ended: what this run prints is lost"), "{status}");
+    loom.ctl(["restart", "talker"]).success();
+    until("the next run is heard", LIMIT, || {
+        let said = logs_of(&loom, "talker");
+        if said.contains("talker.service[2]: line 2") { Ok(()) } else { Err(said) }
+    });
+}
+
+fn logs_of(loom: &Loom, unit: &str) -> String {
+    loom.ctl(["logs", unit, "-n", "all"]).success().stdout
+}

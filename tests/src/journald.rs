@@ -5,6 +5,8 @@
 //! not touched, and nothing of the test's is left.
 
 use super::{LIMIT, Loom, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -30,15 +32,29 @@ impl Journald {
             return None;
         }
         let name = format!("loom-e2e-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut command = Command::new(PROGRAM);
-        let mut child = command.arg(&name).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
-        let socket = directory_of(&name).join("stdout");
-        let stream = until("journald listens", LIMIT, || {
-            let ended = child.try_wait().expect("our child");
-            assert!(ended.is_none(), "journald ended: {ended:?}");
-            UnixStream::connect(&socket).map_err(|error| error.to_string())
-        });
+        let (child, stream) = spawn(&name);
         Some(Self { child, name, _keeps_it_up: stream })
+    }
+
+    /// SIGSTOP: it reads nothing any more.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Ends it and starts it again: without a service manager its streams break.
+    pub fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        (self.child, self._keeps_it_up) = spawn(&self.name);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("our child");
     }
 
     /// Where its sockets lie.
@@ -86,6 +102,18 @@ impl Drop for Journald {
             let _ = std::fs::remove_dir(base);
         }
     }
+}
+
+fn spawn(name: &str) -> (Child, UnixStream) {
+    let mut command = Command::new(PROGRAM);
+    let mut child = command.arg(name).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it is there");
+    let socket = directory_of(name).join("stdout");
+    let stream = until("journald listens", LIMIT, || {
+        let ended = child.try_wait().expect("our child");
+        assert!(ended.is_none(), "journald ended: {ended:?}");
+        UnixStream::connect(&socket).map_err(|error| error.to_string())
+    });
+    (child, stream)
 }
 
 fn directory_of(name: &str) -> PathBuf {

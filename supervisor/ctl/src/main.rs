@@ -108,26 +108,11 @@ enum Command {
     /// List all units
     #[command(after_long_help = example!("loomctl list --json"))]
     List,
-    /// Show a unit's log lines, from journald and files alike
+    /// Show log lines of units, and what loomd said about them, from journald and files alike
     ///
     /// Works without a supervisor. With --json each line is one object.
-    #[command(after_long_help = example!("loomctl logs chat -f", "loomctl logs chat --run 3 --since 10min"))]
-    Logs {
-        /// Show lines of this unit
-        unit: String,
-        /// Go on with new lines until Ctrl-C
-        #[arg(short, long)]
-        follow: bool,
-        /// Show at most the newest N lines
-        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
-        lines: usize,
-        /// Show lines of this run only
-        #[arg(long, value_name = "N")]
-        run: Option<u64>,
-        /// Show lines that are not older, such as `10min` or `2h`
-        #[arg(long, value_name = "TIME", value_parser = duration)]
-        since: Option<Duration>,
-    },
+    #[command(after_long_help = example!("loomctl logs chat -f", "loomctl logs chat --run 3 --since 10min", "loomctl logs -p warning --since today"))]
+    Logs(logs::Flags),
     /// Show a unit's settings in force, and where each comes from
     #[command(after_long_help = example!("loomctl show chat"))]
     Show {
@@ -334,8 +319,7 @@ impl Context {
     }
 
     fn last_lines(&self, unit: &UnitId) -> Vec<logs::Line> {
-        let wanted = logs::Wanted { unit: unit.clone(), run: None, lines: LAST_LINES, since: None };
-        logs::Logs::new(self.dirs.logs(), wanted).read()
+        logs::Logs::new(self.dirs.logs(), logs::Wanted::newest(unit, None, LAST_LINES)).read(false)
     }
 }
 
@@ -392,12 +376,7 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
             context.show(&view, |view| show::list(view, sys::columns()));
             Ok(0)
         }
-        Command::Logs { unit, follow, lines, run, since } => {
-            let since =
-                since.map(|span| logs::now_ms().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)));
-            let unit = unit_for_logs(&context, &unit)?;
-            show_logs(&context, logs::Wanted { unit, run, lines, since }, follow)
-        }
+        Command::Logs(flags) => show_logs(&context, &flags),
         Command::Show { unit } => {
             let view = context.ask(client.show_unit(UnitAsked { unit }))?;
             context.show(&view, show::settings);
@@ -458,13 +437,14 @@ fn run_job(
             Err(refusal) => {
                 show_refusal(&refusal);
                 if refusal.code == Refusal::FAILED
-                    && let Some((unit, _)) = logs::unit_by_files(&context.dirs.logs(), unit)
+                    && let Ok(view) = context.ask(context.client.unit(UnitAsked { unit: unit.clone() }))
                 {
-                    let lines = context.last_lines(&unit);
+                    // Lines of earlier runs would explain another failure.
+                    let lines = logs::of_ended_run(&context.dirs.logs(), &view.unit, view.run.0, LAST_LINES);
                     if !lines.is_empty() {
-                        eprintln!("last lines of {unit}:");
+                        eprintln!("last lines of {}, run {}:", view.unit, view.run);
                     }
-                    lines.iter().for_each(|line| eprintln!("  {}", line.human()));
+                    lines.iter().for_each(|line| eprintln!("  {}", line.human(false)));
                 }
                 refusals.push(refusal);
             }
@@ -488,7 +468,7 @@ fn status_of_one(context: &Context, unit: String) -> Result<u8, Refusal> {
         if !lines.is_empty() {
             text.push('\n');
         }
-        lines.iter().for_each(|line| text.push_str(&format!("{}\n", line.human())));
+        lines.iter().for_each(|line| text.push_str(&format!("{}\n", line.human(false))));
         say(&text);
     }
     Ok(u8::from(view.active_state != ActiveState::Active))
@@ -507,21 +487,29 @@ fn unit_for_logs(context: &Context, asked: &str) -> Result<UnitId, Refusal> {
     }
 }
 
-fn show_logs(context: &Context, wanted: logs::Wanted, follow: bool) -> Result<u8, Refusal> {
-    let unit = wanted.unit.clone();
+fn show_logs(context: &Context, flags: &logs::Flags) -> Result<u8, Refusal> {
+    let mut ids = Vec::new();
+    for unit in &flags.units {
+        ids.push(unit_for_logs(context, unit)?);
+    }
+    let units = if ids.is_empty() { logs::Units::All } else { logs::Units::These(ids) };
+    let named = units.are_several();
+    let wanted = logs::Wanted::asked(flags, units).map_err(|error| Refusal::new(Refusal::USAGE, error))?;
     let show = |line: &logs::Line| {
-        let text = if context.json { line.json().to_string() } else { line.human() };
+        let text = if context.json { line.json().to_string() } else { line.human(named) };
         say(&format!("{text}\n"));
     };
     let mut logs = logs::Logs::new(context.dirs.logs(), wanted);
-    let lines = logs.read();
+    let mut lines = logs.read(flags.follow);
+    if flags.reverse {
+        lines.reverse();
+    }
     lines.iter().for_each(show);
-    if follow {
-        logs.follow(show).map_err(|error| {
-            Refusal::new(Refusal::FAILED, format!("cannot follow `{unit}`")).because(error.to_string())
-        })?;
+    if flags.follow {
+        logs.follow(show)
+            .map_err(|error| Refusal::new(Refusal::FAILED, "cannot go on following").because(error.to_string()))?;
     } else if lines.is_empty() {
-        eprintln!("no lines of `{unit}`");
+        eprintln!("no such lines");
     }
     Ok(0)
 }

@@ -14,10 +14,11 @@ pub use words::init_tracing;
 
 use keeper::Keeper;
 use loom_core::ids::{RunId, UnitId};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -114,8 +115,13 @@ fn facility(run: RunId) -> u64 {
 }
 
 /// journald's stream protocol: identifier, unit, facility and priority, level prefixes, and three forwards that stay off.
+/// Never waits: one whose queue of callers is full is as good as none.
 fn open_stream(socket: &Path, identifier: &str, facility: u64) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let called = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(called.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    let mut stream = UnixStream::from(called);
+    stream.set_nonblocking(false)?;
     stream.shutdown(Shutdown::Read)?;
     stream.write_all(format!("{identifier}\n\n{}\n1\n0\n0\n0\n", facility << 3 | PRIORITY).as_bytes())?;
     Ok(stream)

@@ -40,6 +40,9 @@ const BLOCK_BYTES: u64 = 4096;
 /// Newest streams of one unit that are remembered: its run's, and those of its tools' workers.
 const STREAMS_KEPT: usize = 8;
 
+/// From the end of journald's first socket to that of its last. What is said before then dies with it.
+const JOURNALD_ENDS: Duration = Duration::from_millis(250);
+
 /// What the thread is told.
 enum News {
     /// Bounds this file.
@@ -219,6 +222,7 @@ impl Watcher {
 
 /// journald is gone, and with it every stream to it: a process that prints to one gets EPIPE. Only a start gives it another.
 fn say_who_lost_its_stream(streams: &Streams) {
+    std::thread::sleep(JOURNALD_ENDS);
     let streams = std::mem::take(&mut *streams.lock().unwrap_or_else(PoisonError::into_inner));
     let runs: HashMap<String, (&UnitId, RunId)> = streams
         .iter()
