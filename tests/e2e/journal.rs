@@ -215,3 +215,36 @@ fn a_run_whose_stream_broke_with_journald_is_named_and_its_next_run_is_heard_aga
 fn logs_of(loom: &Loom, unit: &str) -> String {
     loom.ctl(["logs", unit, "-n", "all"]).success().stdout
 }
+
+#[test]
+fn lines_that_journald_reads_late_are_counted_to_the_run_that_printed_them() {
+    let Some(journald) = Journald::start() else { return };
+    let loom = start(&journald);
+    // A child prints, and each run says which one it is.
+    let script =
+        "n=$(($(cat count 2>/dev/null || echo 0) + 1)); echo $n >count; /bin/echo printed by $n; exec sleep 1000";
+    let command = serde_json::json!(["/bin/sh", "-c", script]);
+    let text = format!("[exec]\ncommand = {command}\nworking_directory = \"%S\"\n");
+    loom.unit("late.service.toml", &text);
+    journald.pause();
+    for run in 1..=4 {
+        loom.ctl(["restart", "late"]).success();
+        let count = loom.state_dir("late.service").join("count");
+        until("it has printed", LIMIT, || {
+            let seen = std::fs::read_to_string(&count).unwrap_or_default();
+            let children = loom.processes().iter().filter(|(_, command)| command.starts_with("sleep")).count();
+            if seen.trim() == run.to_string() && children == 1 { Ok(()) } else { Err(format!("{seen} {children}")) }
+        });
+    }
+    journald.go_on();
+    for run in 1..=4 {
+        let run = run.to_string();
+        until("the run has its line and no other's", LIMIT, || {
+            let said = loom.ctl(["logs", "late", "--run", &run, "--json"]).stdout;
+            let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let printed: Vec<Value> =
+                lines.filter(|line| line["by"] == "unit").map(|line| line["text"].clone()).collect();
+            if printed == [format!("printed by {run}")] { Ok(()) } else { Err(said) }
+        });
+    }
+}

@@ -317,3 +317,32 @@ fn each_change_of_state_is_one_line_with_unit_run_from_to_and_because(store: Sto
         assert!(line["fields"]["because"].as_str().is_some_and(|because| !because.is_empty()), "{line}");
     }
 }
+
+#[test]
+fn a_unit_that_prints_far_beyond_its_file_size_limit_prints_on_and_its_newest_lines_are_found() {
+    let store = Store::files();
+    // 600 MiB as fast as it can; `limits.file_size` is 256 MiB.
+    let python = "import os, time\nfor block in range(600):\n    \
+        os.write(1, b''.join(b'%%9d %%9d %%s\\n' %% (block, line, b'x' * 1003) for line in range(1024)))\n\
+        os.write(1, b'done\\n')\ntime.sleep(1000)";
+    let command = serde_json::json!(["/usr/bin/python3", "-c", python]);
+    store.loom.unit("flood.service.toml", &format!("[exec]\ncommand = {command}\n"));
+    store.loom.ctl(["start", "flood"]).success();
+    let lines = store.until("the end is there", &["flood", "-n", "2000"], |lines| {
+        texts(lines, "unit").last().is_some_and(|text| text == "done")
+    });
+    assert_eq!(store.loom.view("flood").unwrap()["run"], 1, "{:#?}", lines.last());
+    let found = texts(&lines, "unit");
+    let numbers: Vec<(usize, usize)> = found
+        .iter()
+        .filter_map(|text| {
+            let mut words = text.split_whitespace();
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        })
+        .collect();
+    assert!(numbers.len() >= 1900, "{}", numbers.len());
+    for (seen, back) in numbers.iter().rev().zip(0..) {
+        let place = 600 * 1024 - 1 - back;
+        assert_eq!(*seen, (place / 1024, place % 1024));
+    }
+}

@@ -316,3 +316,140 @@ fn modified_ms(path: &Path) -> u64 {
 fn list(dir: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FallocateFlags, fallocate};
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
+    struct Run {
+        dir: tempfile::TempDir,
+        log: PathBuf,
+        writer: File,
+        files: Files,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let unit = dir.path().join("units/chat.agent");
+            fs::create_dir_all(&unit).unwrap();
+            let log = unit.join("1.log");
+            let writer = OpenOptions::new().append(true).create(true).open(&log).unwrap();
+            let files = Files::new(dir.path().to_owned(), Units::These(vec!["chat.agent".parse().unwrap()]));
+            Self { dir, log, writer, files }
+        }
+
+        /// Lines of ten bytes each.
+        fn write(&mut self, numbers: std::ops::Range<u32>) {
+            let text: String = numbers.map(|number| format!("{number:>9}\n")).collect();
+            self.writer.write_all(text.as_bytes()).unwrap();
+        }
+
+        fn read(&mut self) -> Vec<u32> {
+            self.files.read_new(false).iter().map(|line| line.text.trim().parse().unwrap()).collect()
+        }
+
+        fn base(&self, text: &str) {
+            fs::write(self.log.with_extension("base"), text).unwrap();
+        }
+
+        /// Frees whole blocks at the head, and cuts them out.
+        fn head(&self, flags: FallocateFlags, bytes: i64) -> bool {
+            let file = OpenOptions::new().write(true).open(&self.log).unwrap();
+            fallocate(&file, flags, 0, bytes).is_ok()
+        }
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_when_the_head_of_the_file_was_cut_out() {
+        let mut run = Run::new();
+        run.write(0..2000);
+        assert_eq!(run.read(), (0..2000).collect::<Vec<_>>());
+        run.write(2000..2100);
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if !run.head(hole, 16_384) {
+            return println!("skipped: needs a file system with holes");
+        }
+        run.base("0 cut 16384\n");
+        assert_eq!(run.read(), (2000..2100).collect::<Vec<_>>(), "begun, not done");
+        run.write(2100..2200);
+        if !run.head(FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 16_384) {
+            return println!("skipped: needs a file system that collapses ranges");
+        }
+        assert_eq!(run.read(), (2100..2200).collect::<Vec<_>>(), "done, not noted");
+        run.base("16384\n");
+        run.write(2200..2300);
+        assert_eq!(run.read(), (2200..2300).collect::<Vec<_>>());
+        let mut anew = Files::new(run.dir.path().to_owned(), Units::All);
+        let seen: Vec<u32> = anew.read_new(true).iter().map(|line| line.text.trim().parse().unwrap()).collect();
+        assert_eq!(seen, (1639..2300).collect::<Vec<_>>(), "the cut line is left out");
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_when_the_file_was_emptied() {
+        let mut run = Run::new();
+        run.write(0..1000);
+        assert_eq!(run.read().len(), 1000);
+        run.write(1000..1500);
+        let all = fs::read(&run.log).unwrap();
+        fs::write(run.log.with_extension("old"), &all[5000..]).unwrap();
+        run.base("0 empty 15000\n");
+        assert_eq!(run.read(), (1000..1500).collect::<Vec<_>>(), "begun, not done");
+        run.write(1500..1501);
+        fs::write(run.log.with_extension("old"), &fs::read(&run.log).unwrap()[5000..]).unwrap();
+        run.writer.set_len(0).unwrap();
+        run.base("15010\n");
+        run.write(1501..1600);
+        assert_eq!(run.read(), (1500..1600).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn words_stand_between_the_lines_where_they_were_said() {
+        let mut run = Run::new();
+        run.write(0..4);
+        let words = [word(0, 1000, "activating"), word(20, 1000, "active"), word(40, 3000, "deactivating")].concat();
+        fs::write(run.dir.path().join("loomd.jsonl"), words).unwrap();
+        fs::write(run.log.with_extension("times"), "40 2000\n").unwrap();
+        let seen: Vec<(String, u64)> =
+            run.files.read_new(true).into_iter().map(|line| (line.text.trim().to_owned(), line.time)).collect();
+        let seen: Vec<(&str, u64)> = seen.iter().map(|(text, time)| (text.as_str(), *time)).collect();
+        let expected = [
+            ("activating", 1000),
+            ("0", 1000),
+            ("1", 1000),
+            ("active", 1000),
+            ("2", 2000),
+            ("3", 2000),
+            ("deactivating", 3000),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn words_are_read_to_their_end_when_their_file_is_replaced() {
+        let mut run = Run::new();
+        let (words, old) = (run.dir.path().join("loomd.jsonl"), run.dir.path().join("loomd.jsonl.1"));
+        let say = |text: &str| {
+            let mut file = OpenOptions::new().append(true).create(true).open(&words).unwrap();
+            file.write_all(word(0, 1, text).as_bytes()).unwrap();
+        };
+        let mut seen = || run.files.read_new(false).into_iter().map(|line| line.text).collect::<Vec<_>>();
+        say("one");
+        assert_eq!(seen(), ["one"]);
+        say("two");
+        fs::rename(&words, &old).unwrap();
+        say("three");
+        assert_eq!(seen(), ["two", "three"]);
+    }
+
+    fn word(at: u64, time: u64, text: &str) -> String {
+        let word = serde_json::json!({
+            "time": time, "level": "info", "message": text, "at": at,
+            "LOOM_UNIT": "chat.agent", "LOOM_RUN": "1",
+        });
+        format!("{word}\n")
+    }
+}

@@ -21,8 +21,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 const FIRST_FACILITY: u64 = 16;
 /// So many facilities tell runs apart.
 const FACILITIES: u64 = 7;
-/// Runs by which a line may be older than the words around it.
-const LATE_RUNS: u64 = 5;
+/// Runs by which a line may be older or newer than the words around it: journald reads streams and words from different sockets, and
+/// after a hang the words of several runs may come behind all their lines.
+const APART_RUNS: u64 = 3;
 /// How much later than the next run's first word a line of a run may be read by journald, or earlier than its own.
 const LATE_MS: u64 = 60_000;
 /// Ends of journalctl in a row, without a line from it, until following gives up.
@@ -269,10 +270,10 @@ impl Drop for Journal {
     }
 }
 
-/// The run about `about` that has this facility: up to [`LATE_RUNS`] older, or the next one.
+/// The run about `about` that has this facility: up to [`APART_RUNS`] older or newer.
 fn run_of(facility: Option<u64>, about: u64) -> Option<u64> {
     let tag = facility?.checked_sub(FIRST_FACILITY).filter(|tag| *tag < FACILITIES)?;
-    (about.saturating_sub(LATE_RUNS).max(1)..=about + 1).find(|run| run % FACILITIES == tag)
+    (about.saturating_sub(APART_RUNS).max(1)..=about + APART_RUNS).find(|run| run % FACILITIES == tag)
 }
 
 fn of_unit(unit: &str) -> [String; 2] {
@@ -352,7 +353,7 @@ mod tests {
     fn a_line_that_comes_late_or_early_belongs_to_the_run_that_printed_it() {
         let printed_by = |run: u64| Some(FIRST_FACILITY + run % FACILITIES);
         for about in 1..40_u64 {
-            for run in about.saturating_sub(LATE_RUNS).max(1)..=about + 1 {
+            for run in about.saturating_sub(APART_RUNS).max(1)..=about + APART_RUNS {
                 assert_eq!(run_of(printed_by(run), about), Some(run), "printed by {run}, among words about {about}");
             }
         }

@@ -1,6 +1,6 @@
 //! keeper: bounds files while their writers keep them open, and notes when what was written.
 //!
-//! Job: one thread that sleeps in poll until a watched file grows; then, once a second for as long as it grows, it notes the time
+//! Job: one thread that sleeps in poll until a watched file grows; then, four times a second for as long as it grows, it notes the time
 //! beside the size (`<run>.times`) and frees the head. May touch: files of the log store. Keeps: writers append to the same file
 //! all the while; each watch fires once and arms a timer, so what is idle costs nothing.
 //!
@@ -30,7 +30,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often a growing file is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What grows by more than this between two looks is looked at [`LOOK_SOON`]: it would reach its limit otherwise.
+const FAST_BYTES: u64 = 1 << 20;
+/// See [`FAST_BYTES`].
+const LOOK_SOON: Duration = Duration::from_millis(20);
 /// Data beyond [`KEPT_BYTES`] before a hole is worth its call.
 const SLACK_BYTES: u64 = 1 << 20;
 /// A size at which the file starts anew. Below the default of `limits.file_size`.
@@ -126,12 +130,20 @@ impl Keeper {
     }
 }
 
+struct Growing {
+    file: PathBuf,
+    /// At the last look.
+    size: u64,
+    next: Instant,
+    pause: Duration,
+}
+
 struct Watcher {
     inotify: Inotify,
     /// Files at rest.
     waiting: HashMap<WatchDescriptor, PathBuf>,
-    /// Files that grew at the last look: path, size then, next look.
-    growing: Vec<(PathBuf, u64, Instant)>,
+    /// Files that grow.
+    growing: Vec<Growing>,
     journald: Option<UnixStream>,
     streams: Streams,
 }
@@ -139,7 +151,7 @@ struct Watcher {
 impl Watcher {
     fn run(&mut self, rung: &io::PipeReader, incoming: &std::sync::mpsc::Receiver<News>) {
         loop {
-            let timeout = match self.growing.iter().map(|(_, _, at)| *at).min() {
+            let timeout = match self.growing.iter().map(|growing| growing.next).min() {
                 None => PollTimeout::NONE,
                 Some(at) => {
                     // Rounded up, so that it is due when poll returns.
@@ -168,7 +180,7 @@ impl Watcher {
             }
             while let Ok(news) = incoming.try_recv() {
                 match news {
-                    News::File(file) => self.look(file, None),
+                    News::File(file) => self.begin(file),
                     News::Stream(stream) => self.journald = Some(stream),
                 }
             }
@@ -177,46 +189,57 @@ impl Watcher {
                 if event.mask.contains(AddWatchFlags::IN_MODIFY)
                     && let Some(file) = self.waiting.remove(&event.wd)
                 {
-                    self.look(file, None);
+                    // Soon again: only then is it known how fast it grows.
+                    self.look(file, None, LOOK_SOON);
                 }
             }
             let now = Instant::now();
-            let (due, later) = std::mem::take(&mut self.growing).into_iter().partition(|(_, _, at)| *at <= now);
+            let (due, later): (Vec<Growing>, _) =
+                std::mem::take(&mut self.growing).into_iter().partition(|growing| growing.next <= now);
             self.growing = later;
-            let due: Vec<(PathBuf, u64, Instant)> = due;
-            for (file, size, _) in due {
-                self.look(file, Some(size));
+            for Growing { file, size, pause, .. } in due {
+                self.look(file, Some(size), pause);
             }
         }
     }
 
-    /// Bounds the file, and waits for its next growth by timer or by watch.
-    fn look(&mut self, file: PathBuf, size_before: Option<u64>) {
+    /// Bounds a new file, and rests until it grows.
+    fn begin(&mut self, file: PathBuf) {
         // Armed first: what is written after the look fires it.
-        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT;
-        let watch = match size_before {
-            Some(_) => None,
-            None => self.inotify.add_watch(&file, flags).ok(),
-        };
+        let watch = self.arm(&file);
+        if bound(&file).is_ok()
+            && let Some(watch) = watch
+        {
+            self.waiting.insert(watch, file);
+        }
+    }
+
+    fn arm(&self, file: &Path) -> Option<WatchDescriptor> {
+        self.inotify.add_watch(file, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT).ok()
+    }
+
+    /// Bounds a file that grows; looks again while it does, and rests once it has not grown for [`LOOK_EVERY`].
+    fn look(&mut self, file: PathBuf, before: Option<u64>, paused: Duration) {
         // Gone: pruned after newer runs came.
         let Ok(size) = bound(&file) else { return };
-        match (size_before, watch) {
-            (Some(before), _) if before == size => {
-                let Ok(watch) = self.inotify.add_watch(&file, flags) else { return };
-                // Written between the look and the watch: the watch has not seen it.
-                if fs::metadata(&file).is_ok_and(|meta| meta.len() != size) {
-                    let _ = self.inotify.rm_watch(watch);
-                    self.growing.push((file, size, Instant::now() + LOOK_EVERY));
-                } else {
-                    self.waiting.insert(watch, file);
-                }
-            }
-            (Some(_), _) => self.growing.push((file, size, Instant::now() + LOOK_EVERY)),
-            (None, Some(watch)) => {
+        let grown = before.map_or(0, |before| size.abs_diff(before));
+        let pause = match before {
+            None => LOOK_SOON,
+            Some(_) if grown > FAST_BYTES => LOOK_SOON,
+            Some(_) => LOOK_EVERY,
+        };
+        if before == Some(size)
+            && paused == LOOK_EVERY
+            && let Some(watch) = self.arm(&file)
+        {
+            if fs::metadata(&file).is_ok_and(|meta| meta.len() == size) {
                 self.waiting.insert(watch, file);
+                return;
             }
-            (None, None) => {}
+            // Written between the look and the watch: the watch has not seen it.
+            let _ = self.inotify.rm_watch(watch);
         }
+        self.growing.push(Growing { file, size, next: Instant::now() + pause, pause });
     }
 }
 

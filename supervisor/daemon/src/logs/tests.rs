@@ -98,6 +98,20 @@ fn the_newest_runs_are_kept() {
 }
 
 #[test]
+fn a_file_that_grows_line_by_line_is_looked_at_a_few_times_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = Sinks::at(None, dir.path().to_owned());
+    let mut writer = fs::File::from(sinks.open(&unit(), RunId(1)).unwrap());
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        writer.write_all(b"line\n").unwrap();
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    let times = fs::read_to_string(dir.path().join("units/chat.agent/1.times")).unwrap();
+    assert!((2..=18).contains(&times.lines().count()), "{times}");
+}
+
+#[test]
 fn a_file_at_rest_wakes_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let sinks = Sinks::at(None, dir.path().to_owned());
@@ -114,7 +128,7 @@ fn a_file_at_rest_wakes_nobody() {
             (name == "logs\n").then_some(switches)
         })
     };
-    // It looks once more after a second and then rests: two equal counts over two seconds.
+    // It looks once more and then rests: two equal counts over two seconds.
     let mut before: Option<u64> = None;
     let mut since = Instant::now();
     until("it rests", || {
