@@ -248,10 +248,10 @@ impl Logs {
         Self { wanted, files, journal }
     }
 
-    /// The newest lines so far, oldest first. `goes_on`: a line that a run has not ended yet is left for [`Logs::follow`].
-    pub fn read(&mut self, goes_on: bool) -> Vec<Line> {
+    /// The newest lines so far, oldest first; also a last one without its end.
+    pub fn read(&mut self) -> Vec<Line> {
         let journal = self.journal.as_mut().map_or(vec![], |journal| journal.read(&self.wanted));
-        let mut files = self.files.read_new(!goes_on);
+        let mut files = self.files.read_new(true);
         files.retain(|line| self.wanted.wants(line));
         let mut lines = merge(journal, files);
         lines.drain(..lines.len().saturating_sub(self.wanted.lines));
@@ -291,7 +291,7 @@ impl Logs {
 pub fn of_ended_run(logs_dir: &Path, unit: &UnitId, run: u64, lines: usize) -> Vec<Line> {
     let until = Instant::now() + LAST_WORD_LIMIT;
     loop {
-        let read = || Logs::new(logs_dir.to_owned(), Wanted::newest(unit, Some(run), lines)).read(false);
+        let read = || Logs::new(logs_dir.to_owned(), Wanted::newest(unit, Some(run), lines)).read();
         let found = read();
         // What it printed was sent before, but by another socket: it may lie behind the word.
         if found.iter().any(Line::ends_a_run) {

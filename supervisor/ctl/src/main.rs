@@ -108,7 +108,7 @@ enum Command {
     /// List all units
     #[command(after_long_help = example!("loomctl list --json"))]
     List,
-    /// Show log lines of units, and what loomd said about them, from journald and files alike
+    /// Show units' log lines, from journald and files alike
     ///
     /// Works without a supervisor. With --json each line is one object.
     #[command(after_long_help = example!("loomctl logs chat -f", "loomctl logs chat --run 3 --since 10min", "loomctl logs -p warning --since today"))]
@@ -319,7 +319,7 @@ impl Context {
     }
 
     fn last_lines(&self, unit: &UnitId) -> Vec<logs::Line> {
-        logs::Logs::new(self.dirs.logs(), logs::Wanted::newest(unit, None, LAST_LINES)).read(false)
+        logs::Logs::new(self.dirs.logs(), logs::Wanted::newest(unit, None, LAST_LINES)).read()
     }
 }
 
@@ -442,7 +442,7 @@ fn run_job(
                     // Lines of earlier runs would explain another failure.
                     let lines = logs::of_ended_run(&context.dirs.logs(), &view.unit, view.run.0, LAST_LINES);
                     if !lines.is_empty() {
-                        eprintln!("last lines of {}, run {}:", view.unit, view.run);
+                        eprintln!("last lines of {}:", view.unit);
                     }
                     lines.iter().for_each(|line| eprintln!("  {}", line.human(false)));
                 }
@@ -492,6 +492,8 @@ fn show_logs(context: &Context, flags: &logs::Flags) -> Result<u8, Refusal> {
     for unit in &flags.units {
         ids.push(unit_for_logs(context, unit)?);
     }
+    let names: Vec<String> = ids.iter().map(|id| format!("`{id}`")).collect();
+    let of = if names.is_empty() { "any unit".to_owned() } else { names.join(", ") };
     let units = if ids.is_empty() { logs::Units::All } else { logs::Units::These(ids) };
     let named = units.are_several();
     let wanted = logs::Wanted::asked(flags, units).map_err(|error| Refusal::new(Refusal::USAGE, error))?;
@@ -500,16 +502,16 @@ fn show_logs(context: &Context, flags: &logs::Flags) -> Result<u8, Refusal> {
         say(&format!("{text}\n"));
     };
     let mut logs = logs::Logs::new(context.dirs.logs(), wanted);
-    let mut lines = logs.read(flags.follow);
+    let mut lines = logs.read();
     if flags.reverse {
         lines.reverse();
     }
     lines.iter().for_each(show);
     if flags.follow {
         logs.follow(show)
-            .map_err(|error| Refusal::new(Refusal::FAILED, "cannot go on following").because(error.to_string()))?;
+            .map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot follow {of}")).because(error.to_string()))?;
     } else if lines.is_empty() {
-        eprintln!("no such lines");
+        eprintln!("no lines of {of}");
     }
     Ok(0)
 }

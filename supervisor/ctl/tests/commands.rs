@@ -28,7 +28,8 @@ fn bare_command(dir: &Path) -> Command {
     if !bin.exists() {
         // Prints the journal that a test wrote, and none on a machine that has one.
         fs::create_dir(&bin).unwrap();
-        let script = "#!/bin/sh\n[ -f \"$FAKE_JOURNAL\" ] && exec /bin/cat \"$FAKE_JOURNAL\"\nexit 0\n";
+        let script = "#!/bin/sh\n[ -f \"$FAKE_JOURNAL\" ] || exit 0\n\
+            case \" $* \" in *\" --reverse \"*) exec /usr/bin/tac \"$FAKE_JOURNAL\";; esac\nexec /bin/cat \"$FAKE_JOURNAL\"\n";
         fs::write(bin.join("journalctl"), script).unwrap();
         fs::set_permissions(bin.join("journalctl"), fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -365,11 +366,12 @@ fn log_lines_of_files_and_journald_are_merged_by_time() {
         entry.to_string() + "\n"
     };
     let journal = [
-        entry(1_760_000_012_000_000, json!({"MESSAGE": "from the stream", "SYSLOG_IDENTIFIER": "chat.agent"})),
-        entry(1_760_000_013_000_000, json!({"MESSAGE": [104, 195, 40], "SYSLOG_IDENTIFIER": "chat.agent",
-            "LOOM_UNIT": "chat.agent", "LOOM_RUN": "3"})),
         entry(1_760_000_000_500_000, json!({"MESSAGE": "unit changed state", "SYSLOG_IDENTIFIER": "loomd",
             "LOOM_UNIT": ["x", "chat.agent"], "LOOM_RUN": ["1", "1"], "LOOM_TO": "active"})),
+        entry(1_760_000_012_000_000, json!({"MESSAGE": "from the stream", "SYSLOG_IDENTIFIER": "chat.agent",
+            "SYSLOG_FACILITY": "18"})),
+        entry(1_760_000_013_000_000, json!({"MESSAGE": [104, 195, 40], "SYSLOG_IDENTIFIER": "chat.agent",
+            "LOOM_UNIT": "chat.agent", "LOOM_RUN": "3"})),
     ];
     fs::write(dir.path().join("journal.json"), journal.concat()).unwrap();
     snapshot("logs", all_seen(dir.path(), &[
