@@ -11,6 +11,7 @@ pub mod launch_plan;
 pub mod lifecycle;
 pub mod machine;
 pub mod sandbox;
+pub mod schedule;
 pub mod tools;
 pub mod topic;
 pub mod unit;
