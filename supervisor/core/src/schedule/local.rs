@@ -19,7 +19,7 @@ pub const HORIZON_MS: i64 = 3_653 * DAY_MS;
 pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// A pattern of local times, in milliseconds since 1970-01-01 00:00 local time.
-pub(super) trait Local {
+pub(super) trait Local: std::fmt::Debug {
     /// The first local time at or after `from` and before `before` that the pattern names.
     fn next_local(&self, from: i64, before: i64) -> Option<i64>;
     /// Whether it names times of day rather than a rhythm.
@@ -151,6 +151,24 @@ pub(super) fn search(matches: impl Fn(Day) -> bool, times: Times, from: i64, bef
 /// Whether any day of the calendar's cycle of 400 years, from 1970 on, matches.
 pub(super) fn some_day(matches: impl Fn(Day) -> bool) -> bool {
     (0..146_097).any(|days| matches(Day::from_days(days)))
+}
+
+/// An interval that keeps step with the local clock: at multiples of it, counted from 1970-01-01 00:00 local time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Aligned {
+    pub every: i64,
+}
+
+impl Local for Aligned {
+    fn next_local(&self, from: i64, before: i64) -> Option<i64> {
+        let steps = from.div_euclid(self.every) + i64::from(from.rem_euclid(self.every) > 0);
+        steps.checked_mul(self.every).filter(|found| *found < before)
+    }
+
+    /// Clocks change by an hour: what is longer is meant as a time of day.
+    fn is_fixed(&self) -> bool {
+        self.every > 3_600_000
+    }
 }
 
 #[cfg(test)]

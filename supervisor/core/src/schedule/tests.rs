@@ -2,6 +2,8 @@
 
 mod expressions;
 mod oracle;
+mod sim;
+mod stories;
 
 use super::calendar::Calendar;
 use super::cron::Cron;
