@@ -21,8 +21,8 @@ pub mod zone;
 pub use expression::Expression;
 pub use local::HORIZON_MS;
 pub use plan::WrongSettings;
-pub use record::{Firing, FiringId, FiringState, Record};
-pub use timetable::{Effect, Event, Found, Listed, Now, Timetable};
+pub use record::{Cause, Firing, FiringId, FiringState, Record};
+pub use timetable::{Effect, Event, Found, Listed, Now, Payload, Stand, Timetable, What};
 
 use crate::ids::{Millis, UnitId};
 use serde::{Deserialize, Serialize};

@@ -96,6 +96,17 @@ pub struct Waiting {
     pub due: u64,
 }
 
+/// An interrupted firing whose schedule has yet to say what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owed {
+    /// See [`FiringId::slot`].
+    pub slot: u64,
+    /// See [`FiringId::attempt`].
+    pub attempt: u32,
+    /// Something was started for it.
+    pub began: bool,
+}
+
 /// A moment on both clocks, valid also in another boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
@@ -140,9 +151,8 @@ pub struct Record {
     pub skipped: u64,
     /// Why the schedule failed, if it did.
     pub failed: Option<String>,
-    /// A firing that was interrupted before its schedule was there again to say what follows: slot, attempt, and whether
-    /// it had begun.
-    pub owed: Option<(u64, u32, bool)>,
+    /// A firing that was interrupted while its schedule was not there to say what follows.
+    pub owed: Option<Owed>,
 }
 
 impl Record {

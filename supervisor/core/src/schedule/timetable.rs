@@ -27,7 +27,7 @@
 //! run. In another boot the wall clock says how much is left, but never more than a whole period.
 
 use super::plan::{Plan, delay};
-use super::record::{Cause, Moment, Waiting};
+use super::record::{Cause, Moment, Owed, Waiting};
 use super::zone::Zones;
 use super::{EveryFrom, Firing, FiringId, FiringState, OnInterrupted, Overlap, Record, Settings};
 use crate::ids::{Millis, RunId, UnitId};
@@ -196,6 +196,8 @@ struct Active {
     next_slot: Option<u64>,
     /// The interval that runs.
     interval: Option<Interval>,
+    /// When the firing after startup is due, until it is over.
+    startup: Option<Millis>,
     /// When what waits may go.
     waiting_at: Millis,
     /// When the last slot fired, wall clock: a later one is not late before that.
@@ -210,6 +212,9 @@ struct Interval {
     at: Millis,
     /// By how much it was over already when this boot began.
     overdue: Millis,
+    /// Its delay, which is in `at`.
+    wait: Millis,
+    /// Its slot as it was when the interval began; the wall clock may have been set since.
     slot: u64,
 }
 
@@ -219,7 +224,7 @@ struct Entry {
     active: Option<Active>,
     /// It was active in this life of loomd.
     was_seen: bool,
-    /// The firing after startup is over or was never wanted.
+    /// The firing after startup is over.
     started_up: bool,
     /// Its file is gone.
     is_gone: bool,
@@ -315,7 +320,7 @@ impl Timetable {
             if let Some(interval) = active.interval {
                 consider(self.wall_of(interval.at).saturating_add(accuracy));
             }
-            if let Some(at) = entry.startup_at(self.born) {
+            if let Some(at) = active.startup {
                 consider(self.wall_of(at).saturating_add(accuracy));
             }
             if entry.record.waiting.is_some() {
@@ -369,7 +374,7 @@ impl Timetable {
         let active = entry.active.as_ref()?;
         let slot = active.next_slot.map(|slot| self.due(schedule, active, slot));
         let interval = active.interval.map(|interval| self.wall_of(interval.at));
-        let startup = entry.startup_at(self.born).map(|at| self.wall_of(at));
+        let startup = active.startup.map(|at| self.wall_of(at));
         let waiting = entry.record.waiting.as_ref().map(|_| self.wall_of(active.waiting_at));
         [slot, interval, startup, waiting].into_iter().flatten().min()
     }
@@ -431,11 +436,11 @@ impl Timetable {
                 self.close(&id, state, Some(run));
             }
             Found::Gone => {
-                entry.record.owed = Some((id.slot, id.attempt, true));
+                entry.record.owed = Some(Owed { slot: id.slot, attempt: id.attempt, began: true });
                 self.close(&id, FiringState::Interrupted("its run was lost".into()), None);
             }
             Found::NeverBegan => {
-                entry.record.owed = Some((id.slot, id.attempt, false));
+                entry.record.owed = Some(Owed { slot: id.slot, attempt: id.attempt, began: false });
                 self.close(&id, FiringState::Interrupted("loomd died before it was started".into()), None);
             }
         }
@@ -466,8 +471,7 @@ impl Timetable {
         }
         (record.armed, record.rhythm, record.failed) = (true, rhythm, None);
         entry.was_seen = true;
-        entry.started_up |= settings.on_startup.is_none();
-        if let Some((slot, attempt, began)) = record.owed.take()
+        if let Some(Owed { slot, attempt, began }) = record.owed.take()
             && record.waiting.is_none()
             && attempt < ATTEMPTS_MAX
             && (!began || settings.on_interrupted == OnInterrupted::Rerun)
@@ -482,12 +486,14 @@ impl Timetable {
             plan,
             next_slot: None,
             interval: None,
+            startup: None,
             waiting_at,
             not_before: 0,
             recent: VecDeque::new(),
         });
         self.look_ahead(&schedule);
         self.count_interval(&schedule);
+        self.count_startup(&schedule);
         let record = &mut self.entry(&schedule).record;
         if record.open().next().is_none()
             && let Some(queued) = record.queued.take()
@@ -550,6 +556,7 @@ impl Timetable {
             self.look_ahead(schedule);
         }
         self.count_interval(schedule);
+        self.count_startup(schedule);
     }
 
     /// Finds the next slot of the patterns.
@@ -588,12 +595,22 @@ impl Timetable {
         };
         let wait = Millis(delay(&machine_id, schedule, &active.settings, slot));
         let (at, overdue) = (at + wait.max(overdue) - overdue, overdue - wait);
-        active.interval = Some(Interval { at, overdue, slot });
+        active.interval = Some(Interval { at, overdue, wait, slot });
+    }
+
+    /// Finds when the firing after startup is due.
+    fn count_startup(&mut self, schedule: &UnitId) {
+        let (born, machine_id) = (self.born, self.machine_id.clone());
+        let entry = self.entry(schedule);
+        let Some(active) = &mut entry.active else { return };
+        let wanted = active.settings.on_startup.filter(|_| !entry.started_up);
+        active.startup =
+            wanted.map(|wait| born + wait + Millis(delay(&machine_id, schedule, &active.settings, born.0)));
     }
 
     /// Fires what is due.
     fn run_due(&mut self) {
-        let (now, born) = (self.now, self.born);
+        let now = self.now;
         self.in_flight.retain(|_, since| *since + CATCH_UP_HOLDS > now.boot);
         let mut due = vec![];
         for (schedule, entry) in &self.entries {
@@ -602,7 +619,7 @@ impl Timetable {
             if slot_is_due
                 || entry.record.cursor > now.wall
                 || active.interval.is_some_and(|interval| interval.at <= now.boot)
-                || entry.startup_at(born).is_some_and(|at| at <= now.boot)
+                || active.startup.is_some_and(|at| at <= now.boot)
             {
                 due.push(schedule.clone());
             }
@@ -714,9 +731,10 @@ impl Timetable {
     }
 
     fn run_startup(&mut self, schedule: &UnitId) {
-        let (now, born) = (self.now, self.born);
+        let now = self.now;
         let Some(entry) = self.entries.get_mut(schedule) else { return };
-        if entry.startup_at(born).is_none_or(|at| at > now.boot) {
+        let Some(active) = &mut entry.active else { return };
+        if active.startup.take_if(|at| *at <= now.boot).is_none() {
             return;
         }
         entry.started_up = true;
@@ -728,11 +746,13 @@ impl Timetable {
         let (now, moment) = (self.now, self.moment());
         let Some(entry) = self.entries.get_mut(schedule) else { return };
         let Some(active) = &mut entry.active else { return };
-        let Some(Interval { at, overdue, slot }) = active.interval.filter(|interval| interval.at <= now.boot) else {
+        let Some(Interval { at, overdue, wait, slot: _ }) = active.interval.filter(|interval| interval.at <= now.boot)
+        else {
             return;
         };
         let Some(every) = active.settings.every else { return };
         let late = now.boot - at + overdue;
+        let slot = now.wall.saturating_sub((late + wait).0);
         let settings = active.settings.clone();
         entry.record.interval = Some(moment);
         entry.is_dirty = true;
@@ -877,8 +897,10 @@ impl Timetable {
         if settings.every.is_some_and(|every| !every.align) {
             entry.record.interval = Some(moment);
         }
-        let next = entry.active.as_ref().and_then(|active| active.next_slot);
         self.count_interval(schedule);
+        let active = self.entry(schedule).active.as_ref();
+        let next =
+            active.and_then(|active| [active.next_slot, active.interval.map(|i| i.slot)].into_iter().flatten().min());
         if matches!(cause, Cause::CatchUp | Cause::Rerun) {
             self.in_flight.insert(id.clone(), now.boot);
         }
@@ -982,11 +1004,6 @@ impl Active {
 impl Entry {
     fn new(record: Record) -> Self {
         Self { record, active: None, was_seen: false, started_up: false, is_gone: false, is_dirty: false }
-    }
-
-    fn startup_at(&self, born: Millis) -> Option<Millis> {
-        let wait = self.active.as_ref()?.settings.on_startup.filter(|_| !self.started_up)?;
-        Some(born + wait)
     }
 }
 
