@@ -9,6 +9,7 @@ export CARGO_TERM_COLOR ?= auto
 BIN := $(CARGO_TARGET_DIR)/debug
 PYTHON := examples/chat-agent/.venv/bin/python
 DEV := .venv/bin
+PEERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/loom/peers/bin
 step = @printf '\n== %s\n' "$(1)"
 
 .PHONY: help demo test bench build schemas clean
@@ -41,9 +42,8 @@ test: build ## Everything that CI runs
 	cd loom-py && ../$(DEV)/pytest
 	$(call step,all green)
 
-bench: build ## Measure, each figure beside its floor or peer of the same run
-	@scripts/prepare agents
-	@PATH="$(BIN):$$PATH" $(PYTHON) tests/bench/bench.py
+bench: build ## Measure beside the peers that are installed (scripts/prepare peers), in one run; QUICK=1 is shorter
+	@PATH="$(BIN):$$PATH" LOOM_BENCH_PEERS="$${LOOM_BENCH_PEERS:-$(PEERS)}" PYTHONPATH=tests python3 -m bench
 
 schemas: ## Print the schemas and golden messages again from the code
 	LOOM_UPDATE_SCHEMAS=1 LOOM_UPDATE_GOLDEN=1 cargo nextest run -p loom-core -p loom-api -E 'test(fresh)'

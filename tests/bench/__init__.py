@@ -1,0 +1,1 @@
+"""Loom's numbers beside those of its peers, measured in one run: see `__main__`."""
