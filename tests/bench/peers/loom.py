@@ -96,9 +96,10 @@ class Loom(Subject):
     def tidy(self) -> None:
         # A killed loomd leaves the cgroup that is named after its runtime directory.
         name = "loom-" + hashlib.sha256(str(self.directory / "run").encode()).hexdigest()[:12]
-        for mount in filter(None, [cgroup_v2()]):
-            for group in mount.rglob(name):
-                for directory, _, _ in os.walk(group, topdown=False):
+        # Not pathlib's search: it stops at a group that somebody else removes meanwhile.
+        for above, groups, _ in os.walk(cgroup_v2() or "/nonexistent"):
+            if name in groups:
+                for directory, _, _ in os.walk(Path(above) / name, topdown=False):
                     with contextlib.suppress(OSError):
                         Path(directory).rmdir()
 
