@@ -228,9 +228,22 @@ pub struct Becoming<'a> {
     pub name: &'a std::ffi::CStr,
 }
 
+/// Room for the child until its exec: it calls a handful of thin wrappers.
+const BIRTH_STACK_BYTES: usize = 64 * 1024;
+
+/// All that a child needs before its exec, made before it is born.
+struct Birth {
+    placed: *const [(RawFd, RawFd)],
+    /// Null: the child ends at once.
+    program: *const libc::c_char,
+    argv: [*const libc::c_char; 2],
+    environment: [*const libc::c_char; 1],
+}
+
 /// Starts a child that is born in a cgroup. To join one later costs the kernel a grace period, some ten milliseconds.
 ///
-/// `None` instead of a program: the child ends at once, which shows whether this works here.
+/// `None` instead of a program: the child ends at once, which shows whether this works here. Returns once the child has
+/// executed its program or ended.
 pub fn born_in(cgroup: BorrowedFd<'_>, becoming: Option<&Becoming<'_>>) -> io::Result<(i32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
@@ -240,39 +253,106 @@ pub fn born_in(cgroup: BorrowedFd<'_>, becoming: Option<&Becoming<'_>>) -> io::R
         cgroup: cgroup.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
-    let argv = [becoming.map_or(std::ptr::null(), |becoming| becoming.name.as_ptr()), std::ptr::null()];
-    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
-    // SAFETY: a copy of this process, not a sharer of its memory. The child calls only what is safe in a signal handler
-    // (dup2, sigaction, sigprocmask, execve, _exit), on memory that was made before; so a lock that another thread holds
-    // at this moment cannot stop it. Signals are blocked meanwhile, so that no handler of ours runs in it.
+    let birth = Birth {
+        placed: becoming.map_or(&[], |becoming| becoming.placed),
+        program: becoming.map_or(std::ptr::null(), |becoming| becoming.program.as_ptr()),
+        argv: [becoming.map_or(std::ptr::null(), |becoming| becoming.name.as_ptr()), std::ptr::null()],
+        environment: [std::ptr::null()],
+    };
+    // SAFETY: `be_born` calls only what is safe in a signal handler, on memory that was made before; so a lock that another
+    // thread holds at this moment cannot stop it. Signals are blocked meanwhile, so that no handler of ours runs in it.
     let pid = unsafe {
         let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        let pid = libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>());
-        if pid == 0 {
-            let Some(becoming) = becoming else { libc::_exit(0) };
-            for (from, to) in becoming.placed {
-                if libc::dup2(*from, *to) < 0 {
-                    libc::_exit(126);
-                }
-            }
-            // All handlers end with exec; what is ignored would not, and the Rust runtime ignores this one.
-            let mut default: libc::sigaction = std::mem::zeroed();
-            default.sa_sigaction = libc::SIG_DFL;
-            libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut());
-            libc::sigemptyset(&raw mut all);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
-            libc::execve(becoming.program.as_ptr(), argv.as_ptr(), environment.as_ptr());
-            libc::_exit(127)
-        }
-        let error = io::Error::last_os_error();
+        let pid = clone_and(&mut args, &birth);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
-        if pid < 0 {
-            return Err(error);
-        }
-        pid
+        pid?
     };
     // SAFETY: the kernel put a new descriptor there, close-on-exec, and nobody else knows it.
-    Ok((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Makes the child, which shares our memory until its exec, as posix_spawn's does: to copy loomd's page tables, and each page
+/// that it then writes to, costs more than all else of a start.
+///
+/// # Safety
+/// Signals are blocked, and whatever `birth` points to lives.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_and(args: &mut CloneArgs, birth: &Birth) -> io::Result<i32> {
+    // Its own stack: what it pushes must not lie where we still read.
+    let mut stack: Vec<u128> = vec![0; BIRTH_STACK_BYTES / size_of::<u128>()];
+    args.flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    args.stack = stack.as_mut_ptr() as u64;
+    args.stack_size = BIRTH_STACK_BYTES as u64;
+    let pid: i64;
+    // SAFETY: the kernel keeps us waiting until the child has left our memory, so `args`, `birth` and `stack` live for as long
+    // as it uses them. The child comes back from the call on the top of its stack, which is aligned as a call wants it, with
+    // our registers; it goes into `be_born` and never past it. We come back with all registers but rax, rcx and r11.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, {birth}",
+            "call {be_born}",
+            "ud2",
+            "2:",
+            birth = in(reg) birth,
+            be_born = in(reg) be_born as unsafe extern "C" fn(*const Birth) -> !,
+            inout("rax") libc::SYS_clone3 => pid,
+            in("rdi") args,
+            in("rsi") size_of::<CloneArgs>(),
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    drop(stack);
+    if pid < 0 { Err(io::Error::from_raw_os_error(-pid as i32)) } else { Ok(pid as i32) }
+}
+
+/// Makes the child as a copy of us.
+///
+/// # Safety
+/// Signals are blocked, and whatever `birth` points to lives.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone_and(args: &mut CloneArgs, birth: &Birth) -> io::Result<i32> {
+    // SAFETY: no memory is shared; the child goes into `be_born` and never past it.
+    unsafe {
+        match libc::syscall(libc::SYS_clone3, args as *mut CloneArgs, size_of::<CloneArgs>()) {
+            0 => be_born(birth),
+            pid if pid < 0 => Err(io::Error::last_os_error()),
+            pid => Ok(pid as i32),
+        }
+    }
+}
+
+/// The child, until its exec. It may run in our memory: it writes to nothing but its stack and errno.
+///
+/// # Safety
+/// Only in a new child, with `birth` as [`born_in`] makes it.
+unsafe extern "C" fn be_born(birth: *const Birth) -> ! {
+    // SAFETY: all of it was made by the caller, who waits or of whom this is a copy; dup2, sigaction, sigprocmask, execve and
+    // _exit take no lock. Dispositions and masks are the child's own: neither is shared by these clone flags.
+    unsafe {
+        let birth = &*birth;
+        if birth.program.is_null() {
+            libc::_exit(0);
+        }
+        for (from, to) in &*birth.placed {
+            if libc::dup2(*from, *to) < 0 {
+                libc::_exit(126);
+            }
+        }
+        // All handlers end with exec; what is ignored would not, and the Rust runtime ignores this one.
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(libc::SIGPIPE, &raw const default, std::ptr::null_mut());
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::execve(birth.program, birth.argv.as_ptr(), birth.environment.as_ptr());
+        libc::_exit(127)
+    }
 }
