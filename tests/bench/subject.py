@@ -21,6 +21,10 @@ class Unable(Exception):
     """This subject cannot do this; the text says why."""
 
 
+class NoStatus(Unable):
+    """It has no command that tells its units' states."""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What all subjects of one run share."""
@@ -61,7 +65,7 @@ class Subject:
 
     def status_command(self) -> list[str]:
         """Asks for the state of all units. Its exit status is 0 once the root answers."""
-        raise Unable("has no status command")
+        raise NoStatus("has no status command")
 
     def root(self) -> int:
         """The process whose death is the supervisor's death."""
