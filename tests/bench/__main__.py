@@ -3,7 +3,7 @@
 A peer is measured if its programs are found on PATH or in LOOM_BENCH_PEERS (a directory); otherwise the table says
 why not. Nothing is asserted on time. Exits 1 only if Loom itself could not be measured.
 
-QUICK=1             fewer samples: under two minutes
+QUICK=1             fewer samples, and only peers that restart at once: under two minutes
 LOOM_BENCH_ONLY     names to measure, with commas between; floor is always measured
 LOOM_BENCH_DIR      where to work: a real disk [default: the first such of TMPDIR, /var/tmp, the checkout]
 LOOM_BENCH_WRITE=1  writes docs/benchmarks.md
@@ -47,13 +47,15 @@ def place() -> Path:
     raise SystemExit("error: no short directory on a real disk: name one in LOOM_BENCH_DIR")
 
 
-def chosen() -> tuple[list[type[Subject]], dict[type[Subject], str]]:
+def chosen(quick: bool) -> tuple[list[type[Subject]], dict[type[Subject], str]]:
     """Who is measured, and who is not and why."""
     only = {name.strip() for name in os.environ.get("LOOM_BENCH_ONLY", "").split(",") if name.strip()}
     if unknown := only - {kind.name for kind in ALL}:
         known = ", ".join(kind.name for kind in ALL)
         raise SystemExit(f"error: LOOM_BENCH_ONLY: no `{unknown.pop()}`; there are {known}")
     absent = {kind: "not asked for" for kind in ALL if only and kind.name not in only and kind is not Floor}
+    if quick:
+        absent |= {kind: "takes too long for QUICK=1" for kind in ALL if kind.slow and kind not in absent}
     for kind in ALL:
         if kind not in absent and (why := kind.cannot_run()):
             absent[kind] = why
@@ -104,8 +106,8 @@ def main() -> None:
         os.environ["PATH"] += f":{peers}"
     if not shutil.which("cc"):
         raise SystemExit("error: no C compiler: run this by `make bench`")
-    kinds, absent = chosen()
     quick = os.environ.get("QUICK") == "1"
+    kinds, absent = chosen(quick)
     pace = stage.QUICK if quick else stage.FULL
     processes.become_subreaper()
     results, begin = Results(), time.monotonic()

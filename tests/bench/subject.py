@@ -41,6 +41,8 @@ class Subject:
     name = ""
     #: Programs that it needs, the root's first.
     needs: tuple[str, ...] = ()
+    #: Restarts take it seconds: left out by QUICK=1.
+    slow = False
     #: Said where there are none on the machine.
     hint = "not on PATH"
 

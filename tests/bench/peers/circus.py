@@ -5,6 +5,7 @@ from ..subject import Subject
 
 class Circus(Subject):
     name = "circus"
+    slow = True
     needs = ("circusd", "circusctl")
     hint = "not on PATH (PyPI: circus)"
 

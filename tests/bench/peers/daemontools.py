@@ -5,6 +5,7 @@ from ..subject import Subject
 
 class Daemontools(Subject):
     name = "daemontools"
+    slow = True
     needs = ("svscan", "supervise", "svstat")
     hint = "not on PATH (Debian: daemontools)"
 

@@ -5,6 +5,7 @@ from ..subject import Subject
 
 class Horust(Subject):
     name = "Horust"
+    slow = True
     needs = ("horust",)
     hint = "not on PATH (crates.io: horust)"
 

@@ -5,6 +5,7 @@ from ..subject import Subject
 
 class Pitchfork(Subject):
     name = "pitchfork"
+    slow = True
     needs = ("pitchfork",)
     hint = "not on PATH (crates.io: pitchfork-cli)"
 

@@ -10,6 +10,7 @@ from ..subject import Subject, Unable
 
 class Pm2(Subject):
     name = "pm2"
+    slow = True
     needs = ("pm2", "node")
     hint = "not on PATH (npm: pm2)"
 

@@ -5,6 +5,7 @@ from ..subject import Subject
 
 class Supervisord(Subject):
     name = "supervisord"
+    slow = True
     needs = ("supervisord", "supervisorctl")
     hint = "not on PATH (PyPI: supervisor)"
 
