@@ -13,6 +13,10 @@ use std::{env, fs, io};
 /// The longest path that fits into a socket address, in bytes (`sun_path` is 108 with its final NUL).
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 
+/// Unit files that came with Loom or with a package; the lowest of the default unit path. A user's loomd does not read those of
+/// the system, `/etc/loom/units`: a unit that two loomds read would run twice.
+pub const SHIPPED_UNITS: &str = "/usr/share/loom/units";
+
 /// What was given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct DirFlags {
@@ -33,7 +37,7 @@ pub struct Dirs {
     pub runtime: PathBuf,
     /// The store, the units' own directories, logs without journald.
     pub state: PathBuf,
-    /// Where unit files are looked for, highest first.
+    /// Where unit files that people wrote are looked for, highest first. Read [`Dirs::search_path`].
     pub unit_path: Vec<PathBuf>,
     /// The `loom.toml` that was read.
     pub config: Option<PathBuf>,
@@ -132,7 +136,7 @@ impl Dirs {
         } else if let Some(list) = (asker.var)("LOOM_UNIT_PATH") {
             env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).map(absolute).collect()
         } else {
-            file.unit_path.unwrap_or_else(|| vec![asker.default_units()])
+            file.unit_path.unwrap_or_else(|| vec![asker.default_units(), PathBuf::from(SHIPPED_UNITS)])
         };
         let dirs = Self { runtime, state, unit_path, config };
         check_socket_path(&dirs.control_socket())?;
@@ -171,6 +175,16 @@ impl Dirs {
     /// Held by the one loomd of this runtime directory; contains its pid.
     pub fn lock(&self) -> PathBuf {
         self.runtime.join("loomd.lock")
+    }
+
+    /// Where the files of transient units lie; gone after a boot.
+    pub fn transient(&self) -> PathBuf {
+        self.runtime.join(loom_core::unit::TRANSIENT)
+    }
+
+    /// Every directory that unit files are read from, highest first: that of transient units, then the unit path.
+    pub fn search_path(&self) -> Vec<PathBuf> {
+        std::iter::once(self.transient()).chain(self.unit_path.iter().cloned()).collect()
     }
 
     /// A unit's runtime directory: its sockets, lock, `tmp/` and `credentials/`.
@@ -278,12 +292,14 @@ mod tests {
         let away = Path::new("/nonexistent");
         let root = resolve(0, away, &[("XDG_RUNTIME_DIR", "/run/user/0")], DirFlags::default()).unwrap();
         assert_eq!(root.control_socket(), Path::new("/run/loom/control.sock"));
-        assert_eq!((root.state, root.unit_path), ("/var/lib/loom".into(), vec!["/etc/loom/units".into()]));
+        let search = [Path::new("/run/loom/transient"), Path::new("/etc/loom/units"), Path::new(SHIPPED_UNITS)];
+        assert_eq!(root.search_path(), search);
+        assert_eq!((root.state, root.unit_path.len()), ("/var/lib/loom".into(), 2));
         let vars = [("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/u"), ("XDG_STATE_HOME", "relative")];
         let user = resolve(7, away, &vars, DirFlags::default()).unwrap();
         assert_eq!(user.runtime, Path::new("/run/user/7/loom"));
         assert_eq!(user.state, Path::new("/home/u/.local/state/loom"));
-        assert_eq!(user.unit_path, [Path::new("/home/u/.config/loom/units")]);
+        assert_eq!(user.unit_path, [Path::new("/home/u/.config/loom/units"), Path::new(SHIPPED_UNITS)]);
         let bare = resolve(4_000_000_001, away, &[], DirFlags::default()).unwrap();
         assert_eq!(bare.runtime, Path::new("/tmp/loom-4000000001"));
     }

@@ -102,7 +102,7 @@ impl Reader {
         for name in self.names(shown) {
             if name.ends_with(".toml") && role(&name) != Role::Other {
                 self.file(index, shown, name);
-            } else if name.ends_with(".d") && !name.starts_with('.') {
+            } else if [".d", ".wants", ".requires"].iter().any(|end| name.ends_with(end)) && !name.starts_with('.') {
                 let folder = shown.join(&name);
                 // A folder that is a link may lead anywhere: its files are checked one by one.
                 if !fs::metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
@@ -128,7 +128,8 @@ impl Reader {
             }
             return;
         }
-        let content = match self.content(&path) {
+        let is_link = matches!(role(&name), Role::Link { .. });
+        let content = match if is_link { link(&path) } else { self.content(&path) } {
             Ok(content) => content,
             Err((cause, help)) => Content::Unreadable { cause, help: help.to_owned() },
         };
@@ -164,6 +165,15 @@ impl Reader {
             return Err(("larger than 1 MiB".to_owned(), "a unit file has a few lines; is this another file?"));
         }
         Ok(Content::Bytes(bytes))
+    }
+}
+
+/// A link in a folder of links: where it leads does not matter, but for `/dev/null`, which masks.
+fn link(path: &Path) -> Result<Content, (String, &'static str)> {
+    match fs::read_link(path) {
+        Ok(target) if target == Path::new("/dev/null") => Ok(Content::Masked),
+        Ok(_) => Ok(Content::Link),
+        Err(_) => Err(("not a link".to_owned(), "`loomctl enable UNIT` makes the right one; remove this file")),
     }
 }
 
@@ -255,6 +265,69 @@ mod tests {
         assert_eq!(said.len(), 4, "{said:?}");
         assert!(said[0].contains("1 MiB") && said[1].contains("regular") && said[2].contains("nowhere"), "{said:?}");
         assert!(said[3].contains("outside of the directories"), "{said:?}");
+    }
+
+    #[test]
+    fn a_link_enables_a_unit_and_a_higher_link_to_dev_null_takes_it_back() {
+        use loom_core::unit::{Enabled, link_name};
+        let temp = tempfile::tempdir().unwrap();
+        let (high, low) = (temp.path().join("high"), temp.path().join("low"));
+        let id = |text: &str| text.parse::<loom_core::ids::UnitId>().unwrap();
+        let (all, a, b) = (id("all.target"), id("a.agent"), id("b.agent"));
+        for directory in [high.join("all.target.wants"), low.join("all.target.wants"), low.join("all.target.requires")] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        fs::write(low.join("all.target.toml"), "").unwrap();
+        fs::write(low.join("a.agent.toml"), UNIT).unwrap();
+        fs::write(low.join("b.agent.toml"), UNIT).unwrap();
+        symlink("../a.agent.toml", low.join(link_name(&all, Enabled::Wants, &a))).unwrap();
+        symlink("../b.agent.toml", low.join(link_name(&all, Enabled::Wants, &b))).unwrap();
+        symlink("../b.agent.toml", low.join(link_name(&all, Enabled::Requires, &b))).unwrap();
+        symlink("/dev/null", high.join(link_name(&all, Enabled::Wants, &a))).unwrap();
+        let dirs = [high.clone(), low.clone()];
+        let catalogue = load_all(&read(&dirs), &facts_for(&dirs), None);
+        assert_eq!(catalogue.problems, []);
+        let unit = &catalogue.units[&all];
+        assert_eq!((unit.wants.as_slice(), unit.requires.as_slice()), ([b.clone()].as_slice(), [b.clone()].as_slice()));
+        let link = low.join(link_name(&all, Enabled::Requires, &b)).display().to_string();
+        assert_eq!(catalogue.origins[&all]["unit.requires[0]"], link);
+        assert_eq!(catalogue.origins[&all]["unit.after[0]"], link);
+        fs::write(low.join("all.target.wants/c.agent.toml"), UNIT).unwrap();
+        symlink("nowhere", low.join(link_name(&all, Enabled::Wants, &id("d.agent")))).unwrap();
+        let catalogue = load_all(&read(&dirs), &facts_for(&dirs), None);
+        let said: Vec<&str> = catalogue.problems.iter().map(|problem| problem.message.as_str()).collect();
+        assert_eq!(
+            said,
+            ["not read: not a link", "`unit.wants` names `d.agent`: there is no unit of this name"]
+        );
+        assert!(!catalogue.has_errors());
+    }
+
+    #[test]
+    fn a_transient_unit_has_no_name_of_a_file_and_its_directory_is_the_highest() {
+        let temp = tempfile::tempdir().unwrap();
+        let run = temp.path().join("run");
+        let (transient, low) = (run.join("transient"), temp.path().join("low"));
+        fs::create_dir_all(&transient).unwrap();
+        fs::create_dir_all(&low).unwrap();
+        for name in ["a.agent", "b.agent", "w@1.agent"] {
+            let text = format!("[unit]\ndescription = \"transient\"\n{UNIT}");
+            fs::write(transient.join(format!("{name}.toml")), text).unwrap();
+        }
+        fs::write(low.join("a.agent.toml"), UNIT).unwrap();
+        fs::write(low.join("w@.agent.toml"), UNIT).unwrap();
+        let dirs = [transient, low];
+        let facts = facts(&run, Path::new("/var/lib/loom"), &dirs);
+        let catalogue = load_all(&read(&dirs), &facts, None);
+        let id = |text: &str| text.parse::<loom_core::ids::UnitId>().unwrap();
+        assert_eq!(catalogue.units[&id("a.agent")].description, "a.agent");
+        assert_eq!(catalogue.units[&id("b.agent")].description, "transient");
+        assert!(!catalogue.units.contains_key(&id("w@1.agent")));
+        assert_eq!(catalogue.problems.len(), 2, "{:?}", catalogue.problems);
+        assert!(catalogue.problems[0].message.contains("transient unit may not take the name of a file"));
+        assert!(catalogue.taken_by(&id("a.agent")).is_some_and(|path| path.ends_with("low/a.agent.toml")));
+        assert!(catalogue.taken_by(&id("w@9.agent")).is_some_and(|path| path.ends_with("low/w@.agent.toml")));
+        assert_eq!(catalogue.taken_by(&id("new.agent")), None);
     }
 
     #[test]

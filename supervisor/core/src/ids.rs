@@ -72,7 +72,7 @@ pub enum BadUnitName {
     #[error("`{0}` is no instance name: use A-Z, a-z, 0-9, `:`, `_`, `.`, `-` and `\\xNN`")]
     Instance(String),
     /// The suffix is no kind.
-    #[error("`{0}` does not end in a kind of unit: use .agent, .service or .target")]
+    #[error("`{0}` does not end in a kind of unit: use .agent, .service, .target or .schedule")]
     Kind(String),
     /// Longer than [`UNIT_ID_MAX_BYTES`].
     #[error("`{0}` is longer than {UNIT_ID_MAX_BYTES} bytes")]

@@ -75,26 +75,59 @@ fn a_command_is_enough_and_the_rest_has_its_default() {
 
 #[test]
 fn every_key_reaches_the_unit() {
-    let unit = one(
-        "chat.agent",
-        r#"
+    let text = r#"
 [unit]
 description = "Talks"
 documentation = ["https://example.org"]
+requires = ["db.service"]
+wants = ["b.agent"]
+requisite = ["c.agent"]
+binds_to = ["d.agent"]
+part_of = ["all.target"]
+upholds = ["e.agent"]
+conflicts = ["f.agent"]
+after = ["b.agent", { unit = "db.service", until = "healthy" }, { unit = "e.agent" }]
+before = ["g.agent"]
+on_success = ["h.agent"]
+on_failure = ["i@%p.agent"]
+on_give_up = ["j.agent"]
+conditions = ["path-exists:%S/go", "!environment:CI=1", "memory:8G"]
+job_timeout = "5min"
 
 [exec]
 command = ["./bin/agent", "%n", "100%%"]
+start_pre = [["-mkdir", "-p", "%S/x"], ["./bin/prepare"]]
+reload = ["kill", "-HUP", "1"]
+remain_after_exit = true
 working_directory = "%S/work"
 environment = { A = "%u", B = "%h" }
+environment_file = ["?%h/.env"]
 credentials = { openai = "/etc/keys/openai" }
+user = "ada"
 
 [ready]
-type = "notify"
+type = "notify-reload"
 timeout = "1min"
+notify_access = "all"
 
 [watchdog]
 interval = "30s"
 abort_timeout = "5s"
+progress = "10min"
+progress_action = "interrupt"
+
+[health.startup]
+exec = ["./bin/up"]
+period = "1s"
+timeout = "2s"
+failures = 30
+successes = 2
+
+[health.readiness]
+http = "http://127.0.0.1:8080/health"
+
+[health.liveness]
+tcp = "[::1]:8080"
 
 [restart]
 policy = "always"
@@ -106,10 +139,26 @@ reset_after = "1d"
 success_exit_status = [1]
 prevent_exit_status = []
 force_exit_status = [75]
+retry_after_max = "1h"
+limit_burst = 5
+limit_interval = "1min"
+limit_mode = "delay"
+poison_after = 0
 
 [stop]
 signal = "INT"
 timeout = "10s"
+checkpoint = "5s"
+command = ["./bin/bye"]
+kill_mode = "control-group"
+post = [["rm", "-rf", "%S/x"]]
+
+[budget]
+window = "1h"
+tokens = 1000
+cost = "1.50"
+calls = 10
+time = "30min"
 
 [sandbox]
 profile = "native"
@@ -124,6 +173,10 @@ allow_unenforced = ["hosts"]
 open_files = 64
 file_size = "1M"
 address_space = "2G"
+memory = "512M"
+tasks = 32
+cpu = "50%"
+oom_policy = "kill"
 
 [bus]
 publish = ["a.>"]
@@ -147,10 +200,85 @@ credential = "openai"
 window = 2048
 max_output = 256
 temperature = 0.5
-"#,
+
+[install]
+wanted_by = ["all.target"]
+required_by = ["more.target"]
+"#;
+    // Units that it names, so that nothing is absent.
+    let mut files = vec![(0, "chat.agent.toml".to_owned(), text.to_owned())];
+    for other in ["b", "c", "d", "e", "f", "g", "h", "i@", "j"] {
+        files.push((0, format!("{other}.agent.toml"), RUNS.to_owned()));
+    }
+    files.push((0, "db.service.toml".to_owned(), RUNS.to_owned()));
+    for other in ["all", "more"] {
+        files.push((0, format!("{other}.target.toml"), String::new()));
+    }
+    let borrowed: Vec<(usize, &str, &str)> = files.iter().map(|(d, n, t)| (*d, n.as_str(), t.as_str())).collect();
+    let catalogue = load_all(&set(&borrowed), &facts(), None);
+    assert_eq!(said(&catalogue.problems), Vec::<String>::new());
+    let unit = catalogue.units[&id("chat.agent")].clone();
+    // Nothing is left at its default: whoever adds a key adds it here.
+    let plain = written(&Unit::bare(id("chat.agent")));
+    for section in written(&unit).as_object().unwrap().iter().filter(|(name, _)| *name != "unit") {
+        for (key, value) in section.1.as_object().unwrap() {
+            assert_ne!(plain[section.0].get(key), Some(value), "{}.{key} stands at its default", section.0);
+        }
+    }
+    let names = |ids: &[UnitId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!((names(&unit.requires), names(&unit.wants)), (vec!["db.service".into()], vec!["b.agent".into()]));
+    assert_eq!((names(&unit.requisite), names(&unit.binds_to)), (vec!["c.agent".into()], vec!["d.agent".into()]));
+    assert_eq!((names(&unit.part_of), names(&unit.upholds)), (vec!["all.target".into()], vec!["e.agent".into()]));
+    assert_eq!((names(&unit.conflicts), names(&unit.before)), (vec!["f.agent".into()], vec!["g.agent".into()]));
+    assert_eq!((names(&unit.on_success), names(&unit.on_give_up)), (vec!["h.agent".into()], vec!["j.agent".into()]));
+    assert_eq!(names(&unit.on_failure), ["i@chat.agent"]);
+    let after: Vec<(String, Until)> = unit.after.iter().map(|after| (after.unit.to_string(), after.until)).collect();
+    let after: Vec<(&str, Until)> = after.iter().map(|(unit, until)| (unit.as_str(), *until)).collect();
+    let ready = ["b.agent", "e.agent", "c.agent", "d.agent"].map(|unit| (unit, Until::Ready));
+    assert_eq!(after, [ready[0], ("db.service", Until::Healthy), ready[1], ready[2], ready[3]]);
+    let conditions: Vec<(bool, Test)> = unit.conditions.iter().map(|c| (c.negated, c.test.clone())).collect();
+    assert_eq!(
+        conditions,
+        [
+            (false, Test::PathExists("/var/lib/loom/units/chat.agent/go".into())),
+            (true, Test::Environment("CI=1".into())),
+            (false, Test::Memory(8 << 30)),
+        ]
     );
+    assert_eq!(unit.job_timeout, Millis(300_000));
+    assert_eq!((unit.ready.kind, unit.ready.notify_access), (ReadyKind::NotifyReload, NotifyAccess::All));
+    assert_eq!(unit.watchdog.progress, Some(Millis(600_000)));
+    assert_eq!(unit.watchdog.progress_action, ProgressAction::Interrupt);
+    let startup = unit.health.startup.unwrap();
+    assert_eq!(startup.check, Check::Exec(vec!["/units/high/bin/up".into()]));
+    assert_eq!(
+        (startup.period, startup.timeout, startup.failures, startup.successes),
+        (Millis(1_000), Millis(2_000), 30, 2)
+    );
+    let http = Check::Http { url: "http://127.0.0.1:8080/health".into(), host: "127.0.0.1".into(), port: 8080 };
+    assert_eq!(unit.health.readiness.unwrap().check, http);
+    assert_eq!(unit.health.liveness.unwrap().check, Check::Tcp { host: "::1".into(), port: 8080 });
+    assert_eq!((unit.restart.limit_burst, unit.restart.limit_mode), (5, LimitMode::Delay));
+    assert_eq!(unit.stop.command.unwrap(), ["/units/high/bin/bye"]);
+    assert_eq!((unit.stop.kill_mode, unit.stop.checkpoint), (KillMode::ControlGroup, Some(Millis(5_000))));
+    assert_eq!(unit.stop.post, [["rm", "-rf", "/var/lib/loom/units/chat.agent/x"]]);
+    let budget = unit.budget.unwrap();
+    assert_eq!(
+        (budget.window, budget.cost_micros, budget.time),
+        (Millis(3_600_000), Some(1_500_000), Some(Millis(1_800_000)))
+    );
+    assert_eq!(
+        (unit.limits.memory_bytes, unit.limits.tasks, unit.limits.cpu_percent),
+        (Some(512 << 20), Some(32), Some(50))
+    );
+    assert_eq!(unit.limits.oom_policy, OomPolicy::Kill);
+    assert_eq!(names(&unit.install.wanted_by), ["all.target"]);
     let exec = unit.exec.unwrap();
     assert_eq!(exec.command, ["/units/high/bin/agent", "chat.agent", "100%"]);
+    assert_eq!(exec.start_pre[0], ["-mkdir", "-p", "/var/lib/loom/units/chat.agent/x"]);
+    assert_eq!(exec.start_pre[1], ["/units/high/bin/prepare"]);
+    assert_eq!((exec.reload.unwrap().len(), exec.remain_after_exit, exec.user.as_deref()), (3, true, Some("ada")));
+    assert_eq!((exec.environment_file[0].path.as_str(), exec.environment_file[0].optional), ("/home/ada/.env", true));
     assert_eq!((exec.environment["A"].as_str(), exec.environment["B"].as_str()), ("ada", "/home/ada"));
     assert_eq!(unit.watchdog.interval, Some(Millis(30_000)));
     assert_eq!((unit.restart.delay, unit.restart.prevent_exit_status.len()), (Millis(0), 0));
@@ -158,11 +286,11 @@ temperature = 0.5
     let read = &unit.sandbox.read;
     assert_eq!((read[0].path.as_str(), read[0].optional), ("/etc/gitconfig", true));
     assert_eq!((read[1].path.as_str(), read[1].optional), ("/srv/data", false));
-    assert_eq!(read[1].origin, "0/chat.agent.toml:37:28");
+    assert_eq!(read[1].origin, "0/chat.agent.toml:88:28");
     assert_eq!(unit.sandbox.hosts[0], HostGrant { host: "api.example.org".into(), port: 443 });
     assert_eq!(unit.sandbox.allow_unenforced, [Promise::Hosts]);
     assert_eq!(unit.limits.address_space_bytes, Some(2 << 30));
-    assert_eq!(unit.tools.allow[0].origin, "0/chat.agent.toml:55:10");
+    assert_eq!(unit.tools.allow[0].origin, "0/chat.agent.toml:110:10");
     assert_eq!(unit.tools.timeout, Millis(90_000));
     let llm = unit.llm.unwrap();
     assert_eq!(llm.profiles["local"].base_url, "http://127.0.0.1:8080/v1");

@@ -112,7 +112,8 @@ impl SourceCode for Line {
 /// A file is read together with its neighbours and the search path, so that names of other units are known; only its own
 /// problems are returned, and those of a unit's drop-ins with the unit.
 pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Vec<Problem> {
-    let search: Vec<PathBuf> = facts.unit_path.iter().map(PathBuf::from).collect();
+    let search: Vec<PathBuf> =
+        std::iter::once(facts.transient_dir()).chain(facts.unit_path.iter().cloned()).map(PathBuf::from).collect();
     let programs = |program: &str| unit_files::find_program(program).is_some();
     if paths.is_empty() {
         return load_all(&unit_files::read(&search), facts, Some(&programs)).problems;
@@ -131,7 +132,7 @@ pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Vec<Problem> {
             continue;
         }
         let parent = path.parent().unwrap_or(Path::new(""));
-        let directory = if is_drop_in_folder(parent) { parent.parent().unwrap_or(Path::new("")) } else { parent };
+        let directory = if is_folder_of_a_unit(parent) { parent.parent().unwrap_or(Path::new("")) } else { parent };
         let prefixes = wanted.entry(directory.to_owned()).or_default();
         prefixes.extend(shown.strip_suffix(".toml").map(|stem| format!("{stem}.d/")));
         prefixes.push(shown);
@@ -148,8 +149,9 @@ pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Vec<Problem> {
     problems
 }
 
-fn is_drop_in_folder(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".d"))
+fn is_folder_of_a_unit(path: &Path) -> bool {
+    let ends = [".d", ".wants", ".requires"];
+    path.file_name().is_some_and(|name| ends.iter().any(|end| name.to_string_lossy().ends_with(end)))
 }
 
 /// Why a path cannot be checked at all.
@@ -159,7 +161,8 @@ fn unfit(path: &Path) -> Option<Problem> {
     } else if name_below_directory(path).is_none_or(|name| role(&name) == Role::Other) {
         (
             "not a unit file".to_owned(),
-            "unit files are named `name.agent.toml`, `name.service.toml`, `name.target.toml`".to_owned(),
+            "unit files are named `name.agent.toml`, `name.service.toml`, `name.target.toml`, `name.schedule.toml`"
+                .to_owned(),
         )
     } else {
         return None;
@@ -177,10 +180,10 @@ fn unfit(path: &Path) -> Option<Problem> {
     })
 }
 
-/// `chat.agent.toml`, or `chat.agent.d/10-more.toml`.
+/// `chat.agent.toml`, `chat.agent.d/10-more.toml`, or `all.target.wants/chat.agent.toml`.
 fn name_below_directory(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
-    match path.parent().filter(|parent| is_drop_in_folder(parent)) {
+    match path.parent().filter(|parent| is_folder_of_a_unit(parent)) {
         Some(folder) => Some(format!("{}/{file}", folder.file_name()?.to_str()?)),
         None => Some(file.to_owned()),
     }

@@ -4,6 +4,9 @@
 //! May touch: `raw`, `keys`, `values`, `source`, `tools`. May not: look at another unit, or at the disk.
 //! Keeps: each problem names its place; a default is filled in here and nowhere else.
 
+mod read;
+mod supervised;
+
 use super::keys::{self, Key, Section, Shape};
 use super::problem::{Problem, Severity};
 use super::raw::{self, Entry, FileText, Place, Raw, RawUnit, Table, Value};
@@ -30,8 +33,14 @@ const SCRIPTS: &[&str] =
 /// Places that checks over several units speak of.
 #[derive(Debug, Default)]
 pub struct Marks {
-    /// Key, unit named, place.
+    /// Section and key, unit named, place.
     pub dependencies: Vec<(&'static str, UnitId, Place)>,
+    /// Whom it waits for, and where that is written.
+    pub after: Vec<(UnitId, Place)>,
+    /// Who waits for it, and where that is written.
+    pub before: Vec<(UnitId, Place)>,
+    /// Where the units of a list are written that is made of several keys.
+    pub origins: Vec<(String, Place)>,
     /// One for each of `sandbox.write`.
     pub writes: Vec<Place>,
     /// What is executed, and where that is written.
@@ -129,9 +138,10 @@ impl<'a> Checker<'a> {
                 return;
             }
             let all = listed(fitting().map(|section| section.name));
-            let help = match nearest(name, fitting().map(|section| section.name)) {
-                Some(meant) => format!("did you mean [{meant}]?"),
-                None => format!("{} {kind} has {all}", article(kind)),
+            let help = match (section_of_systemd(name), nearest(name, fitting().map(|section| section.name))) {
+                (Some(meant), _) => meant.to_owned(),
+                (None, Some(meant)) => format!("did you mean [{meant}]?"),
+                (None, None) => format!("{} {kind} has {all}", article(kind)),
             };
             self.error(entry.key_at, format!("unknown section [{name}]"), "no such section", help);
             return;
@@ -202,6 +212,33 @@ impl<'a> Checker<'a> {
             }
             return;
         }
+        if let (true, Some(tables)) = (top, &section.tables) {
+            let known = tables.names.iter().any(|(known, _)| *known == name);
+            match (&entry.raw.value, known) {
+                (Value::Table(inner), true) => {
+                    for (key, entry) in inner {
+                        self.key(section, tables.keys, &format!("{path}.{name}"), key, entry, extend);
+                    }
+                    return;
+                }
+                (other, true) => {
+                    let message = format!("[{path}.{name}] is a section, not {}", other.noun());
+                    let help = format!("write [{path}.{name}] on a line of its own, and the keys below it");
+                    self.error(entry.key_at, message, "a section", help);
+                    return;
+                }
+                (Value::Table(_), false) => {
+                    let names = || tables.names.iter().map(|(name, _)| *name);
+                    let help = match nearest(name, names()) {
+                        Some(meant) => format!("did you mean [{path}.{meant}]?"),
+                        None => format!("[{path}] knows {}", listed(names())),
+                    };
+                    self.error(entry.key_at, format!("unknown {} `{name}`", tables.noun), "no such section", help);
+                    return;
+                }
+                (_, false) => {}
+            }
+        }
         let homes = keys::homes(name);
         let (message, label, help) = if homes.is_empty() {
             let known = || keys.iter().map(|key| key.name);
@@ -246,6 +283,15 @@ impl<'a> Checker<'a> {
             Shape::Filters => drop(self.filters(key, raw)),
             Shape::Rules(list) => drop(self.rules(key, raw, list)),
             Shape::Url => drop(self.url(key, raw)),
+            Shape::Flag
+            | Shape::Afters
+            | Shape::Commands
+            | Shape::Conditions
+            | Shape::User
+            | Shape::Percent
+            | Shape::Money
+            | Shape::ProbeUrl
+            | Shape::Address => self.newer_shape(key, shape, raw),
         }
     }
 
@@ -396,47 +442,21 @@ impl<'a> Checker<'a> {
     fn units(&mut self, key: &str, raw: &Raw) -> Vec<(UnitId, Place)> {
         let mut out: Vec<(UnitId, Place)> = Vec::new();
         for (text, at) in self.texts(key, raw) {
-            match text.parse::<UnitId>() {
-                Ok(id) if id.is_template() => self.error(
-                    at,
-                    format!("`{key}` names a template: `{text}`"),
-                    "a template cannot be started",
-                    format!("name an instance: `{}@x.{}`", id.name(), id.kind()),
-                ),
-                Ok(id) if &id == self.id => {
-                    self.error(at, format!("`{key}` names the unit itself"), "this unit", "remove it");
-                }
-                Ok(id) => {
-                    if !out.iter().any(|(known, _)| *known == id) {
-                        out.push((id, at));
-                    }
-                }
-                Err(error) => {
-                    let same_name = self.known.iter().find(|known| {
-                        let whole = known.to_string();
-                        whole.strip_suffix(known.kind().word()).and_then(|stem| stem.strip_suffix('.')) == Some(&text)
-                    });
-                    let help = match same_name {
-                        Some(known) => format!("did you mean `{known}`?"),
-                        None if format!("{text}.agent").parse::<UnitId>().is_ok() && !text.contains('.') => {
-                            format!("write the whole name: `{text}.agent`, or `.service`, or `.target`")
-                        }
-                        None => {
-                            let names: Vec<String> = self.known.iter().map(UnitId::to_string).collect();
-                            match nearest(&text, names.iter().map(String::as_str)) {
-                                Some(meant) => format!("did you mean `{meant}`?"),
-                                None => "a unit is written `name.kind` or `name@instance.kind`".to_owned(),
-                            }
-                        }
-                    };
-                    self.error(at, format!("`{key}`: {error}"), "not a unit's name", help);
-                }
+            if let Some(id) = self.unit(key, &text, at)
+                && !out.iter().any(|(known, _)| *known == id)
+            {
+                out.push((id, at));
             }
         }
         out
     }
 
     fn command(&mut self, key: &str, raw: &Raw) -> Option<Vec<(String, Place)>> {
+        self.command_words(key, raw, false)
+    }
+
+    /// Program and arguments; the program's path absolute, its leading `-` kept.
+    fn command_words(&mut self, key: &str, raw: &Raw, may_fail: bool) -> Option<Vec<(String, Place)>> {
         if let Value::Text(text) = &raw.value {
             let help =
                 match text.contains(['"', '\'', '\\', '$', '|', '&', ';', '<', '>', '*']) || text.trim().is_empty() {
@@ -460,15 +480,26 @@ impl<'a> Checker<'a> {
             return None;
         }
         let (program, at) = words.first_mut()?;
-        if program.contains('/') {
-            if program.split('/').any(|step| step == "..") {
-                let at = *at;
+        let at = *at;
+        let (dash, bare) = match program.strip_prefix('-') {
+            Some(bare) => ("-", bare),
+            None => ("", program.as_str()),
+        };
+        if !dash.is_empty() && !may_fail {
+            self.error(at, format!("`{key}` may not fail"), "a `-` in front", "remove the `-`");
+            return None;
+        }
+        if bare.is_empty() {
+            self.error(at, "the command is empty", "no program", "write [\"-program\", \"argument\", …]");
+            return None;
+        }
+        if bare.contains('/') {
+            if bare.split('/').any(|step| step == "..") {
                 self.dots(key, at);
                 return None;
             }
-            let joined =
-                if program.starts_with('/') { program.clone() } else { format!("{}/{program}", self.directory) };
-            *program = values::plain_path(&joined).unwrap_or(joined);
+            let joined = if bare.starts_with('/') { bare.to_owned() } else { format!("{}/{bare}", self.directory) };
+            *program = format!("{dash}{}", values::plain_path(&joined).unwrap_or(joined));
         }
         Some(words)
     }
@@ -614,9 +645,7 @@ impl<'a> Checker<'a> {
             if !self.no_specifier_in(key, name, entry.key_at) {
                 continue;
             }
-            let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if !fits {
+            if !variable_fits(name) {
                 self.error(
                     entry.key_at,
                     format!("`{name}` is no name of an environment variable"),
@@ -671,6 +700,11 @@ impl<'a> Checker<'a> {
         let text = self.text(key, raw)?;
         if let Some(word) = words.iter().find(|word| **word == text) {
             return Some(word);
+        }
+        if key == "ready.type"
+            && let Some(found) = self.type_of_systemd(raw.at, &text)
+        {
+            return found;
         }
         let help = match nearest(&text, words.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
@@ -887,86 +921,31 @@ impl<'a> Checker<'a> {
 
     /// Fills in the defaults and checks what must fit together. Valid only if no problem is an error.
     /// `complete` is false where a syntax error may have swallowed keys: then nothing is called missing.
-    pub fn unit(&mut self, unit: &RawUnit, complete: bool) -> (Unit, Marks) {
+    pub fn whole(&mut self, raw_unit: &RawUnit, complete: bool) -> (Unit, Marks) {
+        let unit = raw_unit;
         let mut marks = Marks::default();
         let id = self.id;
         let own_state = self.facts.state_of(id);
         let get = |section: &str, key: &str| find(&unit.0, section, key);
-        let header = |section: &str| unit.0.get(section).map(|entry| entry.key_at);
 
         let description = get("unit", "description").and_then(|raw| self.text("unit.description", raw));
         let documentation = get("unit", "documentation").map(|raw| self.texts("unit.documentation", raw));
-        let mut dependencies = |checker: &mut Self, key: &'static str| -> Vec<UnitId> {
-            let found = get("unit", key).map(|raw| checker.units(&format!("unit.{key}"), raw)).unwrap_or_default();
-            marks.dependencies.extend(found.iter().map(|(id, at)| (key, id.clone(), *at)));
-            found.into_iter().map(|(id, _)| id).collect()
-        };
-        let requires = dependencies(self, "requires");
-        let wants = dependencies(self, "wants");
-        let mut after: Vec<After> = dependencies(self, "after").into_iter().map(After::ready).collect();
-        let before = dependencies(self, "before");
-        for id in &requires {
-            if !after.iter().any(|after| after.unit == *id) {
-                after.push(After::ready(id.clone()));
-            }
-        }
+        let mut checked = Unit::bare(id.clone());
+        self.dependencies(unit, complete, &mut checked, &mut marks);
 
         let kind = id.kind();
         let has_process = matches!(kind, Kind::Agent | Kind::Service);
         let exec = has_process.then(|| self.exec(unit, &own_state, complete, &mut marks));
         let working_directory = exec.as_ref().map_or(own_state.clone(), |exec| exec.working_directory.clone());
 
-        let ready_kind = get("ready", "type")
-            .and_then(|raw| self.word("ready.type", raw, "ready type", keys::READY_TYPES))
-            .and_then(from_word)
-            .unwrap_or(ReadyKind::Exec);
-        let ready = Ready {
-            kind: ready_kind,
-            timeout: self.time_or(unit, "ready", "timeout", 1, 90_000),
-            notify_access: NotifyAccess::Main,
-        };
-        let watchdog = header("watchdog").map(|at| {
-            let interval = get("watchdog", "interval");
-            match interval {
-                None if complete && !is_misplaced(unit, "watchdog") => self.error(
-                    at,
-                    "[watchdog] has no `interval`",
-                    "how long may it be silent?",
-                    "write interval = \"30s\", or remove the section",
-                ),
-                None => {}
-                Some(raw) if !ready_kind.notifies() => self.warn(
-                    raw.at,
-                    "a watchdog without `type = \"notify\"` in [ready]",
-                    "nobody says READY=1",
-                    "the watchdog counts from READY=1 on: add type = \"notify\" to [ready], if the program says so",
-                ),
-                Some(_) => {}
-            }
-            Watchdog {
-                interval: Some(self.time_or(unit, "watchdog", "interval", 1, 30_000)),
-                abort_timeout: self.time_or(unit, "watchdog", "abort_timeout", 1, 10_000),
-                ..Watchdog::default()
-            }
-        });
-        let watchdog = watchdog.unwrap_or_default();
+        let ready = self.ready(unit);
+        let watchdog = self.watchdog(unit, complete, ready.kind);
+        let health = self.health(unit, complete, &mut marks);
         let restart = self.restart(unit);
-        let stop = Stop {
-            signal: get("stop", "signal").and_then(|raw| self.signal("stop.signal", raw)).unwrap_or(15),
-            timeout: self.time_or(unit, "stop", "timeout", 1, 30_000),
-            ..Stop::default()
-        };
+        let stop = self.stop(unit, &mut marks);
+        let budget = self.budget(unit, complete);
         let sandbox = self.sandbox(unit, &mut marks);
-        let limits = Limits {
-            open_files: get("limits", "open_files")
-                .and_then(|raw| self.count("limits.open_files", raw, 16, 1_048_576))
-                .unwrap_or(1024),
-            file_size_bytes: get("limits", "file_size")
-                .and_then(|raw| self.size("limits.file_size", raw))
-                .unwrap_or(256 << 20),
-            address_space_bytes: get("limits", "address_space").and_then(|raw| self.size("limits.address_space", raw)),
-            ..Limits::default()
-        };
+        let limits = self.limits(unit);
         let mut filters =
             |key: &str| get("bus", key).map(|raw| self.filters(&format!("bus.{key}"), raw)).unwrap_or_default();
         let bus = Bus { publish: filters("publish"), subscribe: filters("subscribe"), request: filters("request") };
@@ -974,25 +953,23 @@ impl<'a> Checker<'a> {
         let llm = self.llm(unit, complete, &exec, &sandbox);
 
         let unit = Unit {
-            id: id.clone(),
             description: description.unwrap_or_else(|| id.to_string()),
             documentation: documentation.unwrap_or_default().into_iter().map(|(text, _)| text).collect(),
-            requires,
-            wants,
-            after,
-            before,
             exec,
             ready,
             watchdog,
+            health,
             restart,
             stop,
+            budget,
             sandbox,
             limits,
             bus,
             tools,
             llm,
-            ..Unit::bare(id.clone())
+            ..checked
         };
+        self.together(raw_unit, &unit);
         (unit, marks)
     }
 
@@ -1018,7 +995,40 @@ impl<'a> Checker<'a> {
                 Vec::new()
             }
         };
-        if let (Some((program, at)), Some(exists)) = (command.first(), self.programs)
+        self.is_run(&command, marks);
+        let get = |key: &str| find(&unit.0, "exec", key);
+        let start_pre = get("start_pre").map(|raw| self.commands("exec.start_pre", raw)).unwrap_or_default();
+        let reload = get("reload").and_then(|raw| self.command("exec.reload", raw));
+        start_pre.iter().chain(&reload).for_each(|command| self.is_run(command, marks));
+        let environment_file =
+            get("environment_file").map(|raw| self.paths("exec.environment_file", raw, false)).unwrap_or_default();
+        Exec {
+            command: plain_words(command),
+            start_pre: start_pre.into_iter().map(plain_words).collect(),
+            reload: reload.map(plain_words),
+            remain_after_exit: get("remain_after_exit")
+                .and_then(|raw| self.flag("exec.remain_after_exit", raw))
+                .unwrap_or(false),
+            environment_file: environment_file.into_iter().map(|(grant, _)| grant).collect(),
+            user: get("user").and_then(|raw| self.user("exec.user", raw)),
+            working_directory: find(&unit.0, "exec", "working_directory")
+                .and_then(|raw| self.path("exec.working_directory", raw))
+                .unwrap_or_else(|| own_state.to_owned()),
+            environment: find(&unit.0, "exec", "environment")
+                .map(|raw| self.environment("exec.environment", raw))
+                .unwrap_or_default(),
+            credentials: find(&unit.0, "exec", "credentials")
+                .map(|raw| self.credentials("exec.credentials", raw))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Warns of a program that is not there, and marks what is executed.
+    fn is_run(&mut self, command: &[(String, Place)], marks: &mut Marks) {
+        let Some((written, at)) = command.first() else { return };
+        let program = written.strip_prefix('-').unwrap_or(written);
+        // One that may fail may be missing.
+        if let (Some(exists), true) = (self.programs, program == written)
             && !exists(program)
         {
             let help = if program.contains('/') {
@@ -1030,28 +1040,10 @@ impl<'a> Checker<'a> {
             self.warn(*at, message, "no such program", help);
         }
         // The program, and a script that an interpreter is given; other paths are data.
-        let code = |(at, (word, _)): &(usize, &(String, Place))| {
-            word.starts_with('/') && (*at == 0 || SCRIPTS.iter().any(|end| word.ends_with(end)))
-        };
-        for (_, (word, at)) in command.iter().enumerate().filter(code) {
+        let rest = command[1..].iter().map(|(word, at)| (word.as_str(), at));
+        let scripts = rest.filter(|(word, _)| SCRIPTS.iter().any(|end| word.ends_with(end)));
+        for (word, at) in std::iter::once((program, at)).chain(scripts).filter(|(word, _)| word.starts_with('/')) {
             marks.executes.extend(values::plain_path(word).map(|path| (path, *at)));
-        }
-        Exec {
-            command: command.into_iter().map(|(word, _)| word).collect(),
-            start_pre: vec![],
-            reload: None,
-            remain_after_exit: false,
-            environment_file: vec![],
-            user: None,
-            working_directory: find(&unit.0, "exec", "working_directory")
-                .and_then(|raw| self.path("exec.working_directory", raw))
-                .unwrap_or_else(|| own_state.to_owned()),
-            environment: find(&unit.0, "exec", "environment")
-                .map(|raw| self.environment("exec.environment", raw))
-                .unwrap_or_default(),
-            credentials: find(&unit.0, "exec", "credentials")
-                .map(|raw| self.credentials("exec.credentials", raw))
-                .unwrap_or_default(),
         }
     }
 
@@ -1095,7 +1087,14 @@ impl<'a> Checker<'a> {
             success_exit_status,
             prevent_exit_status,
             force_exit_status,
-            ..Restart::default()
+            retry_after_max: self.time_or(unit, "restart", "retry_after_max", 0, 86_400_000),
+            limit_burst: self.small_count_or(unit, "restart.limit_burst", 0, 1_000_000, 0),
+            limit_interval: self.time_or(unit, "restart", "limit_interval", 1, 10_000),
+            limit_mode: get("limit_mode")
+                .and_then(|raw| self.word("restart.limit_mode", raw, "limit mode", keys::LIMIT_MODES))
+                .and_then(from_word)
+                .unwrap_or(LimitMode::Fail),
+            poison_after: self.small_count_or(unit, "restart.poison_after", 0, 1_000, 3),
         }
     }
 
@@ -1275,12 +1274,25 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// A value by section and key.
+/// A value by section and key; the section may be `health.startup`.
 pub fn find<'t>(table: &'t Table, section: &str, key: &str) -> Option<&'t Raw> {
-    match &table.get(section)?.raw.value {
-        Value::Table(keys) => keys.get(key).map(|entry| &entry.raw),
-        _ => None,
+    let mut table = table;
+    for step in section.split('.') {
+        match &table.get(step)?.raw.value {
+            Value::Table(inner) => table = inner,
+            _ => return None,
+        }
     }
+    table.get(key).map(|entry| &entry.raw)
+}
+
+fn plain_words(command: Vec<(String, Place)>) -> Vec<String> {
+    command.into_iter().map(|(word, _)| word).collect()
+}
+
+fn variable_fits(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Whether a section's name is taken by something that is no section, which is reported already.
@@ -1324,18 +1336,69 @@ fn article(kind: Kind) -> &'static str {
     }
 }
 
-/// What people write who know systemd.
+/// Where the parts of systemd's sections have gone.
+fn section_of_systemd(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "Service" => {
+            "systemd's [Service] is [exec], [ready], [watchdog], [restart], [stop], [limits] and [sandbox] here"
+        }
+        "Timer" => "a timer is a unit of its own here: `name.schedule.toml` with [schedule]",
+        _ => return None,
+    })
+}
+
+/// What people write who know systemd, and other near misses.
 fn alias(key: &str) -> Option<&'static str> {
-    Some(match key.to_ascii_lowercase().as_str() {
-        "execstart" | "exec_start" | "cmd" | "args" | "program" => "`command` in [exec]",
-        "restartsec" | "restart_sec" => "`delay` in [restart]",
-        "timeoutstopsec" | "timeout_stop" => "`timeout` in [stop]",
-        "timeoutstartsec" | "timeout_start" => "`timeout` in [ready]",
-        "killsignal" | "kill_signal" => "`signal` in [stop]",
-        "watchdogsec" => "`interval` in [watchdog]",
-        "workingdirectory" | "cwd" | "workdir" => "`working_directory` in [exec]",
-        "limitnofile" | "nofile" => "`open_files` in [limits]",
+    let plain: String = key.chars().filter(|c| !matches!(c, '_' | '-')).collect();
+    Some(match plain.to_ascii_lowercase().as_str() {
+        "execstart" | "cmd" | "args" | "program" => "`command` in [exec]",
+        "execstartpre" | "execcondition" | "prestart" => "`start_pre` in [exec]",
+        "execreload" => "`reload` in [exec]",
+        "execstop" => "`command` in [stop]",
+        "execstoppost" | "poststop" => "`post` in [stop]",
+        "execstartpost" => "a unit of its own, with `after` and `wants` in [unit]; nothing runs after the start here",
+        "remainafterexit" => "`remain_after_exit` in [exec]",
+        "workingdirectory" | "cwd" | "workdir" | "dir" => "`working_directory` in [exec]",
         "env" => "`environment` in [exec]",
+        "environmentfile" | "envfile" => "`environment_file` in [exec]",
+        "loadcredential" | "setcredential" | "secrets" => "`credentials` in [exec]",
+        "restartsec" => "`delay` in [restart]",
+        "restartmaxdelaysec" => "`max_delay` in [restart]",
+        "restartsteps" => "`factor` in [restart]",
+        "startlimitburst" => "`limit_burst` in [restart]",
+        "startlimitinterval" | "startlimitintervalsec" => "`limit_interval` in [restart]",
+        "startlimitaction" => "`limit_mode` in [restart], or `on_give_up` in [unit]",
+        "successexitstatus" => "`success_exit_status` in [restart]",
+        "restartpreventexitstatus" => "`prevent_exit_status` in [restart]",
+        "restartforceexitstatus" => "`force_exit_status` in [restart]",
+        "timeoutstopsec" | "timeoutstop" | "gracefultimeout" => "`timeout` in [stop]",
+        "timeoutstartsec" | "timeoutstart" => "`timeout` in [ready]",
+        "timeoutabortsec" => "`abort_timeout` in [watchdog]",
+        "killsignal" | "stopsignal" => "`signal` in [stop]",
+        "killmode" => "`kill_mode` in [stop]",
+        "notifyaccess" => "`notify_access` in [ready]",
+        "watchdogsec" => "`interval` in [watchdog]",
+        "limitnofile" | "nofile" => "`open_files` in [limits]",
+        "limitfsize" => "`file_size` in [limits]",
+        "limitas" => "`address_space` in [limits]",
+        "memorymax" | "memorylimit" | "memoryhigh" => "`memory` in [limits]",
+        "tasksmax" | "limitnproc" => "`tasks` in [limits]",
+        "cpuquota" => "`cpu` in [limits]",
+        "oompolicy" => "`oom_policy` in [limits]",
+        "jobtimeoutsec" => "`job_timeout` in [unit]",
+        "onfailure" => "`on_failure` in [unit]",
+        "onsuccess" => "`on_success` in [unit]",
+        "bindsto" => "`binds_to` in [unit]",
+        "partof" => "`part_of` in [unit]",
+        "dependson" => "`requires` in [unit]",
+        "wantedby" => "`wanted_by` in [install]",
+        "requiredby" => "`required_by` in [install]",
+        "livenessprobe" => "[health.liveness]",
+        "readinessprobe" => "[health.readiness]",
+        "startupprobe" => "[health.startup]",
+        condition if condition.starts_with("condition") || condition.starts_with("assert") => {
+            "`conditions` in [unit]: conditions = [\"path-exists:/etc/x\"]"
+        }
         _ => return None,
     })
 }

@@ -77,6 +77,24 @@ pub enum Shape {
     Rules(List),
     /// `http://…`
     Url,
+    /// true or false.
+    Flag,
+    /// What a unit waits for: names, or `{ unit = "…", until = "…" }`.
+    Afters,
+    /// A list of commands; a leading `-` on a program lets it fail.
+    Commands,
+    /// `path-exists:/x`, negated by a leading `!`.
+    Conditions,
+    /// A user's name or number.
+    User,
+    /// `"50%"`
+    Percent,
+    /// `"1.50"`
+    Money,
+    /// `http://address:port/path`
+    ProbeUrl,
+    /// `address:port`
+    Address,
 }
 
 impl Shape {
@@ -92,7 +110,10 @@ impl Shape {
             | Shape::Hosts
             | Shape::Ports
             | Shape::Filters
-            | Shape::Rules(_) => true,
+            | Shape::Rules(_)
+            | Shape::Afters
+            | Shape::Commands
+            | Shape::Conditions => true,
             Shape::Text
             | Shape::Path
             | Shape::Environment
@@ -103,7 +124,13 @@ impl Shape {
             | Shape::Count { .. }
             | Shape::Size
             | Shape::Signal
-            | Shape::Url => false,
+            | Shape::Url
+            | Shape::Flag
+            | Shape::User
+            | Shape::Percent
+            | Shape::Money
+            | Shape::ProbeUrl
+            | Shape::Address => false,
         }
     }
 }
@@ -130,8 +157,21 @@ pub struct Section {
     pub keys: &'static [Key],
     /// Tables below it with names of the writer's choice: `[llm.<name>]`.
     pub named: Option<&'static [Key]>,
+    /// Tables below it with names of ours: `[health.startup]`.
+    pub tables: Option<Tables>,
     /// For the schema and the reference.
     pub about: &'static str,
+}
+
+/// Tables of one form below a section.
+#[derive(Debug)]
+pub struct Tables {
+    /// "probe"
+    pub noun: &'static str,
+    /// Their names, and what each is for.
+    pub names: &'static [(&'static str, &'static str)],
+    /// Keys of each.
+    pub keys: &'static [Key],
 }
 
 impl Section {
@@ -142,6 +182,7 @@ impl Section {
 }
 
 const ALL: &[Kind] = &[Kind::Agent, Kind::Service, Kind::Target, Kind::Schedule];
+const TARGETS: &[Kind] = &[Kind::Target];
 const PROCESSES: &[Kind] = &[Kind::Agent, Kind::Service];
 const AGENTS: &[Kind] = &[Kind::Agent];
 
@@ -150,7 +191,38 @@ const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
 }
 
 /// Words of `ready.type`.
-pub const READY_TYPES: &[&str] = &["exec", "notify", "oneshot"];
+pub const READY_TYPES: &[&str] = &["exec", "notify", "notify-reload", "oneshot"];
+/// Words of `ready.notify_access`.
+pub const NOTIFY_ACCESSES: &[&str] = &["main", "exec", "all"];
+/// Words of `until` in `unit.after`.
+pub const UNTILS: &[&str] = &["started", "ready", "healthy", "exited", "succeeded"];
+/// Words of `watchdog.progress_action`.
+pub const PROGRESS_ACTIONS: &[&str] = &["notify", "interrupt", "restart"];
+/// Words of `restart.limit_mode`.
+pub const LIMIT_MODES: &[&str] = &["fail", "delay"];
+/// Words of `stop.kill_mode`.
+pub const KILL_MODES: &[&str] = &["mixed", "control-group", "process"];
+/// Words of `limits.oom_policy`.
+pub const OOM_POLICIES: &[&str] = &["continue", "stop", "kill"];
+/// Words of `group.strategy`.
+pub const GROUP_STRATEGIES: &[&str] = &["one-for-one", "rest-for-one", "one-for-all"];
+/// Names of the tests of `unit.conditions`, with an example of what follows the colon.
+pub const CONDITIONS: &[(&str, &str)] = &[
+    ("path-exists", "/etc/machine-id"),
+    ("path-exists-glob", "/srv/inbox/*.json"),
+    ("path-is-directory", "/srv/inbox"),
+    ("directory-not-empty", "/srv/inbox"),
+    ("file-not-empty", "/etc/hostname"),
+    ("file-is-executable", "/usr/bin/git"),
+    ("path-is-read-write", "/srv"),
+    ("environment", "NAME=value"),
+    ("ac-power", "true"),
+    ("host", "build-*"),
+    ("user", "@system"),
+    ("architecture", "x86_64"),
+    ("cpus", "4"),
+    ("memory", "8G"),
+];
 /// Words of `restart.policy`.
 pub const RESTART_POLICIES: &[&str] =
     &["no", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort", "always"];
@@ -160,6 +232,28 @@ pub const PROFILES: &[&str] = &["python", "native"];
 pub const PROMISES: &[&str] = &["files", "metadata", "hosts", "sockets", "processes", "kernel", "limits"];
 /// Words of `llm.<name>.format`.
 pub const LLM_FORMATS: &[&str] = &["openai-chat"];
+
+/// The probes of `[health]`.
+pub const PROBES: &[(&str, &str)] = &[
+    ("startup", "Until it passes, the others are not asked; too many failures end the run."),
+    ("readiness", "Withholds healthy from those who wait for it; never ends a run."),
+    ("liveness", "Too many failures end the run with the result liveness."),
+];
+
+/// The keys of a probe of which one says what is done.
+pub const CHECKS: &[&str] = &["exec", "http", "tcp", "unix"];
+
+/// Keys of `[health.<probe>]`.
+pub const PROBE: &[Key] = &[
+    key("exec", Shape::Command, "Runs a program; exit 0 passes."),
+    key("http", Shape::ProbeUrl, "GETs an address; 200 to 399 passes."),
+    key("tcp", Shape::Address, "Connects to a port."),
+    key("unix", Shape::Path, "Connects to a unix socket."),
+    key("period", Shape::Time { least_ms: 1 }, "From the end of one to the beginning of the next. Default: 10s."),
+    key("timeout", Shape::Time { least_ms: 1 }, "The longest that one may take. Default: 1s."),
+    key("failures", Shape::Count { least: 1, most: 1_000 }, "Failures in a row that count. Default: 3."),
+    key("successes", Shape::Count { least: 1, most: 1_000 }, "Successes in a row that count. Default: 1."),
+];
 
 /// Keys of `[llm.<name>]`.
 pub const LLM_PROFILE: &[Key] = &[
@@ -178,52 +272,112 @@ pub const SECTIONS: &[Section] = &[
         name: "unit",
         kinds: ALL,
         named: None,
+        tables: None,
         about: "What it is and what it needs.",
         keys: &[
             key("description", Shape::Text, "One line for people."),
             key("documentation", Shape::Texts, "Where to read more: URLs or paths."),
             key("requires", Shape::Units, "Units that must be up first; implies after."),
             key("wants", Shape::Units, "Units that are started along, and may fail."),
-            key("after", Shape::Units, "Units whose start, if both start, comes first."),
+            key("requisite", Shape::Units, "Units that must be up already: it pulls none in. Implies after."),
+            key(
+                "binds_to",
+                Shape::Units,
+                "As requires; and it stops when one of them goes down, however. Implies after.",
+            ),
+            key("part_of", Shape::Units, "Units whose stop or restart stops or restarts it too."),
+            key(
+                "upholds",
+                Shape::Units,
+                "As wants; and each is started again whenever it is down while this one is up.",
+            ),
+            key("conflicts", Shape::Units, "A start of one stops the other."),
+            key(
+                "after",
+                Shape::Afters,
+                "Units that it waits for, if both start. Until: started, ready (default), healthy, exited or succeeded.",
+            ),
             key("before", Shape::Units, "Units whose start, if both start, comes later."),
+            key("unordered", Shape::Flag, "requires, requisite and binds_to do not imply after. Default: false."),
+            key("on_success", Shape::Units, "Units started when it came to a clean end."),
+            key("on_failure", Shape::Units, "Units started at every failed run."),
+            key("on_give_up", Shape::Units, "Units started when its start limit is hit, and only then."),
+            key(
+                "conditions",
+                Shape::Conditions,
+                "All must hold when it starts; else it does not, which is no failure.",
+            ),
+            key("job_timeout", Shape::Time { least_ms: 1 }, "A start that waits longer than this fails. Default: 1h."),
         ],
     },
     Section {
         name: "exec",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "What runs.",
         keys: &[
             key("command", Shape::Command, "Program and arguments. A program without / is looked up in PATH."),
+            key("start_pre", Shape::Commands, "Run one after the other before it; one that fails fails the start."),
+            key("reload", Shape::Command, "Tells the running program to read its settings anew."),
+            key("remain_after_exit", Shape::Flag, "A clean end leaves it active (exited). Default: false."),
             key("working_directory", Shape::Path, "Default: the unit's state directory %S."),
             key("environment", Shape::Environment, "Variables beside those that every unit gets."),
+            key(
+                "environment_file",
+                Shape::Paths { write: false },
+                "Files of NAME=value lines, read at each start; environment wins.",
+            ),
             key("credentials", Shape::Credentials, "Name → file that only its owner can read."),
+            key("user", Shape::User, "Whose process it is. Default: loomd's user. Another one needs a loomd of root."),
         ],
     },
     Section {
         name: "ready",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "When it counts as up.",
         keys: &[
             key("type", Shape::Word { noun: "ready type", words: READY_TYPES }, "What counts as ready. Default: exec."),
             key("timeout", Shape::Time { least_ms: 1 }, "From spawn to ready, at most. Default: 90s."),
+            key(
+                "notify_access",
+                Shape::Word { noun: "notify access", words: NOTIFY_ACCESSES },
+                "Whose messages count: the main process's, also those of its other commands, or all. Default: main.",
+            ),
         ],
     },
     Section {
         name: "watchdog",
         kinds: PROCESSES,
         named: None,
-        about: "Whether it must keep saying that it is alive.",
+        tables: None,
+        about: "Whether it must keep saying that it is alive, and that its work moves.",
         keys: &[
             key("interval", Shape::Time { least_ms: 1 }, "The longest silence between two WATCHDOG=1."),
             key("abort_timeout", Shape::Time { least_ms: 1 }, "Between SIGABRT and SIGKILL. Default: 10s."),
+            key("progress", Shape::Time { least_ms: 1 }, "The longest time without progress. Off by default."),
+            key(
+                "progress_action",
+                Shape::Word { noun: "progress action", words: PROGRESS_ACTIONS },
+                "What follows then. Default: restart.",
+            ),
         ],
+    },
+    Section {
+        name: "health",
+        kinds: PROCESSES,
+        named: None,
+        tables: Some(Tables { noun: "probe", names: PROBES, keys: PROBE }),
+        about: "How its health is asked: probes run inside its sandbox.",
+        keys: &[],
     },
     Section {
         name: "restart",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "What follows its end.",
         keys: &[
             key(
@@ -239,22 +393,71 @@ pub const SECTIONS: &[Section] = &[
             key("success_exit_status", Shape::ExitStatuses, "Exit codes that count as clean, beside 0."),
             key("prevent_exit_status", Shape::ExitStatuses, "Never restarted after these. Default: [78]."),
             key("force_exit_status", Shape::ExitStatuses, "Always restarted after these."),
+            key(
+                "retry_after_max",
+                Shape::Time { least_ms: 0 },
+                "The longest wait that it may ask for with exit 75 or X_LOOM_RETRY_AFTER. Default: 24h.",
+            ),
+            key(
+                "limit_burst",
+                Shape::Count { least: 0, most: 1_000_000 },
+                "Automatic starts within limit_interval, at most; 0 is no limit. Default: 0.",
+            ),
+            key("limit_interval", Shape::Time { least_ms: 1 }, "See limit_burst. Default: 10s."),
+            key(
+                "limit_mode",
+                Shape::Word { noun: "limit mode", words: LIMIT_MODES },
+                "At the limit it fails, or its next start waits. Default: fail.",
+            ),
+            key(
+                "poison_after",
+                Shape::Count { least: 0, most: 1_000 },
+                "Runs in a row that die on one event or task before that is set aside; 0 is never. Default: 3.",
+            ),
         ],
     },
     Section {
         name: "stop",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "How it is ended.",
         keys: &[
             key("signal", Shape::Signal, "Sent to the main process first. Default: SIGTERM."),
             key("timeout", Shape::Time { least_ms: 1 }, "Until SIGKILL of the whole tree. Default: 30s."),
+            key(
+                "checkpoint",
+                Shape::Time { least_ms: 1 },
+                "How long it takes to save its work; timeout must allow for it.",
+            ),
+            key("command", Shape::Command, "Run first; the signal follows when it has ended."),
+            key(
+                "kill_mode",
+                Shape::Word { noun: "kill mode", words: KILL_MODES },
+                "Who gets the signal, and who is killed. Default: mixed: the main process; all.",
+            ),
+            key("post", Shape::Commands, "Run one after the other once nothing of the run is left, however it ended."),
+        ],
+    },
+    Section {
+        name: "budget",
+        kinds: PROCESSES,
+        named: None,
+        tables: None,
+        about: "What it may use up in a window of time, over all its runs.",
+        keys: &[
+            key("window", Shape::Time { least_ms: 1_000 }, "After this long everything is refilled. Default: 1d."),
+            key("tokens", Shape::Count { least: 1, most: 1 << 53 }, "Tokens of models, as the agent reports them."),
+            key("cost", Shape::Money, "Money, as the agent reports it."),
+            key("calls", Shape::Count { least: 1, most: 1 << 53 }, "Tool calls."),
+            key("time", Shape::Time { least_ms: 1 }, "Time during which a process ran."),
         ],
     },
     Section {
         name: "sandbox",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "What it reaches.",
         keys: &[
             key(
@@ -278,17 +481,32 @@ pub const SECTIONS: &[Section] = &[
         name: "limits",
         kinds: PROCESSES,
         named: None,
+        tables: None,
         about: "How much it may use.",
         keys: &[
             key("open_files", Shape::Count { least: 16, most: 1_048_576 }, "Open descriptors. Default: 1024."),
             key("file_size", Shape::Size, "Largest file it can write. Default: 256M."),
             key("address_space", Shape::Size, "Address space per process. Off by default."),
+            key("memory", Shape::Size, "Memory of all its processes together. Off by default."),
+            key(
+                "tasks",
+                Shape::Count { least: 1, most: 4_194_304 },
+                "Processes and threads, together. Off by default.",
+            ),
+            key("cpu", Shape::Percent, "Processor time, in percent of one processor. Off by default."),
+            key(
+                "oom_policy",
+                Shape::Word { noun: "oom policy", words: OOM_POLICIES },
+                "What follows when the kernel kills one of its processes, not the main one, for want of memory. \
+                 Default: continue.",
+            ),
         ],
     },
     Section {
         name: "bus",
         kinds: AGENTS,
         named: None,
+        tables: None,
         about: "What it may say and hear: filters over topics.",
         keys: &[
             key("publish", Shape::Filters, "What it may publish."),
@@ -300,6 +518,7 @@ pub const SECTIONS: &[Section] = &[
         name: "tools",
         kinds: AGENTS,
         named: None,
+        tables: None,
         about: "What it may have done.",
         keys: &[
             key("allow", Shape::Rules(List::Allow), "Rules that allow: fs:read(path=notes/**)."),
@@ -312,8 +531,42 @@ pub const SECTIONS: &[Section] = &[
         name: "llm",
         kinds: AGENTS,
         named: Some(LLM_PROFILE),
+        tables: None,
         about: "Which models it thinks with.",
         keys: &[key("default", Shape::Text, "The profile used when none is named.")],
+    },
+    Section {
+        name: "group",
+        kinds: TARGETS,
+        named: None,
+        tables: None,
+        about: "How its members hang together.",
+        keys: &[
+            key("members", Shape::Units, "In the order of their start; implies wants, and that order."),
+            key(
+                "strategy",
+                Shape::Word { noun: "group strategy", words: GROUP_STRATEGIES },
+                "What the failure of one means for the others. Default: one-for-one.",
+            ),
+            key(
+                "intensity",
+                Shape::Count { least: 0, most: 1_000 },
+                "Restarts of the group within period; one more fails it. Default: 3.",
+            ),
+            key("period", Shape::Time { least_ms: 1 }, "See intensity. Default: 60s."),
+            key("significant", Shape::Units, "Members whose end ends the group."),
+        ],
+    },
+    Section {
+        name: "install",
+        kinds: ALL,
+        named: None,
+        tables: None,
+        about: "Who pulls it in once it is enabled.",
+        keys: &[
+            key("wanted_by", Shape::Units, "Units that want it then."),
+            key("required_by", Shape::Units, "Units that require it then."),
+        ],
     },
 ];
 
@@ -329,7 +582,9 @@ pub fn homes(key: &str) -> Vec<String> {
         .flat_map(|section| {
             let own = section.key(key).map(|_| format!("[{}]", section.name));
             let named = section.named.is_some_and(|keys| keys.iter().any(|known| known.name == key));
-            own.into_iter().chain(named.then(|| format!("[{}.<name>]", section.name)))
+            let fixed = section.tables.as_ref().filter(|tables| tables.keys.iter().any(|known| known.name == key));
+            let fixed = fixed.map(|tables| format!("[{}.<{}>]", section.name, tables.noun));
+            own.into_iter().chain(named.then(|| format!("[{}.<name>]", section.name))).chain(fixed)
         })
         .collect()
 }

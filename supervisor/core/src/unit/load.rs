@@ -4,14 +4,14 @@
 //! code that one unit writes and another executes. May touch: all of `unit`. May not: open a file.
 //! Keeps: a broken file stops its own unit and no other; the same files give the same catalogue in any order.
 
-use super::Unit;
 use super::check::{Checker, Marks, Programs};
 use super::keys;
 use super::problem::{Problem, Severity};
-use super::raw::{self, FileText, Place, RawUnit, Table, Value};
+use super::raw::{self, Entry, FileText, Place, Raw, RawUnit, Table, Value};
 use super::source::{Content, Facts, Index, Role, SourceSet};
 use super::values;
 use super::words::nearest;
+use super::{After, ReadyKind, Unit};
 use crate::ids::UnitId;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +85,12 @@ impl Catalogue {
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
     }
+
+    /// The file that has this name already, or the template that would make it; then no transient unit may have it.
+    pub fn taken_by(&self, id: &UnitId) -> Option<&str> {
+        let files = self.files.get(id).or_else(|| self.files.get(&id.template()?))?;
+        files.first().map(|file| file.path.as_str())
+    }
 }
 
 /// Reads one unit, such as an instance that somebody asks for.
@@ -102,6 +108,10 @@ pub fn load(set: &SourceSet, facts: &Facts, id: &UnitId, programs: Programs<'_>)
             })
             .collect();
         all.insert(id.clone(), (unit.clone(), marks));
+        let mut origins = BTreeMap::from([(id.clone(), std::mem::take(&mut loaded.origins))]);
+        loader.order_groups(&mut all, &mut origins);
+        loaded.origins = origins.remove(id).unwrap_or_default();
+        loaded.unit = all.get(id).map(|(unit, _)| unit.clone());
         let clashes = loader.planted_code(&all).into_iter().filter(|clash| &clash.blamed == id || &clash.other == id);
         loaded.problems.extend(clashes.map(|clash| clash.problem));
         sort(&mut loaded.problems);
@@ -170,10 +180,12 @@ pub fn load_all(set: &SourceSet, facts: &Facts, programs: Programs<'_>) -> Catal
             catalogue.problems.push(problem);
         }
     };
+    loader.order_groups(&mut marks, &mut catalogue.origins);
     let cycles = loader.cycles(&marks);
     refuse(cycles, &mut marks);
     let planted = loader.planted_code(&marks).into_iter().map(|clash| (clash.blamed, clash.problem)).collect();
     refuse(planted, &mut marks);
+    catalogue.problems.extend(loader.never_up(&marks, &catalogue.refused));
 
     catalogue.units = marks.into_iter().map(|(id, (unit, _))| (id, unit)).collect();
     let Catalogue { origins, units, .. } = &mut catalogue;
@@ -224,7 +236,11 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     fn new(set: &'a SourceSet, facts: &'a Facts, programs: Programs<'a>) -> Self {
-        let index = Index::new(set);
+        let mut index = Index::new(set);
+        let transient = facts.transient_dir();
+        if let Some(at) = set.directories.iter().position(|directory| *directory == transient) {
+            index.give_way(set, at);
+        }
         let known = index.known();
         let parsed = set.sources.iter().map(|_| OnceCell::new()).collect();
         Self { set, facts, programs, index, known, parsed }
@@ -239,7 +255,7 @@ impl<'a> Loader<'a> {
                     let complete = problems.is_empty();
                     Parsed { file, table, problems, complete }
                 }
-                Content::Masked => Parsed {
+                Content::Masked | Content::Link => Parsed {
                     file: FileText::new(source.path.clone(), String::new()),
                     table: Table::new(),
                     problems: Vec::new(),
@@ -277,18 +293,52 @@ impl<'a> Loader<'a> {
                         Severity::Warning,
                         format!("not read: {why}"),
                         "",
-                        "rename it to `name.agent.toml`, `name.service.toml` or `name.target.toml`, or move it away",
+                        "rename it to `name.agent.toml` (or .service, .target, .schedule), or move it away",
                     ),
-                    Role::StrayDropIn(_) | Role::Main(_) | Role::DropIn(..) | Role::Other => raw::whole_file(
-                        path,
-                        Severity::Warning,
-                        "not read: no unit can have the name of this folder",
-                        "",
-                        "name the folder after a unit: `name.agent.d`, or a kind: `agent.d`",
-                    ),
+                    Role::StrayDropIn(_) | Role::Main(_) | Role::DropIn(..) | Role::Link { .. } | Role::Other => {
+                        raw::whole_file(
+                            path,
+                            Severity::Warning,
+                            "not read: no unit can have the name of this folder",
+                            "",
+                            "name the folder after a unit: `name.agent.d`, `name.target.wants`; or a kind: `agent.d`",
+                        )
+                    }
                 }
             })
             .collect();
+        found.extend(self.index.taken.iter().map(|&at| {
+            raw::whole_file(
+                &self.set.sources[at].path,
+                Severity::Warning,
+                "not read: a transient unit may not take the name of a file",
+                "",
+                "start it under another name; the file goes away when loomd ends",
+            )
+        }));
+        for (of, links) in &self.index.links {
+            let nobody = self.standing(of) == Standing::Absent;
+            for &at in links.values() {
+                let source = &self.set.sources[at];
+                match &source.content {
+                    Content::Link if nobody => {
+                        let message = format!("a link for `{of}`, which has no file");
+                        let help = format!("add a file `{of}.toml`, or remove the link");
+                        found.push(raw::whole_file(&source.path, Severity::Warning, message, "", help));
+                    }
+                    Content::Unreadable { cause, help } => {
+                        found.push(raw::whole_file(
+                            &source.path,
+                            Severity::Warning,
+                            format!("not read: {cause}"),
+                            "",
+                            help,
+                        ));
+                    }
+                    Content::Link | Content::Masked | Content::Bytes(_) => {}
+                }
+            }
+        }
         for (folder, files) in &self.index.drop_ins {
             let Ok(owner) = folder.parse::<UnitId>() else { continue };
             if self.standing(&owner) == Standing::Absent {
@@ -312,7 +362,7 @@ impl<'a> Loader<'a> {
             Some(meant) if meant != named.to_string() => format!("did you mean `{meant}`?"),
             Some(_) | None => format!("add a file `{named}.toml` to a directory of units, or remove the name"),
         };
-        let message = format!("`unit.{key}` names `{named}`: {verb} unit of this name");
+        let message = format!("`{key}` names `{named}`: {verb} unit of this name");
         let label = if verb == "masked is" { "masked" } else { "no such unit" };
         raw::problem(&self.parsed(at.file).file, at, Severity::Warning, message, label, help)
     }
@@ -365,9 +415,10 @@ impl<'a> Loader<'a> {
                 raw::extend(&mut unit.0, &by);
             }
         }
+        self.add_links(id, &mut unit.0);
         // What does not fit the kind is reported; its values mean nothing.
         unit.0.retain(|name, _| keys::section(name).is_none_or(|section| section.kinds.contains(&id.kind())));
-        let (checked, marks) = checker.unit(&unit, complete);
+        let (checked, marks) = checker.whole(&unit, complete);
         let main_path = &self.set.sources[main].path;
         loaded.problems.extend(checker.problems.into_iter().map(|mut problem| {
             if problem.file.is_empty() {
@@ -376,6 +427,13 @@ impl<'a> Loader<'a> {
             problem
         }));
         collect_origins(&unit.0, "", &files, &mut loaded.origins);
+        for (key, _) in &marks.origins {
+            if let Some(list) = key.strip_suffix("[0]") {
+                let items = format!("{list}[");
+                loaded.origins.retain(|key, _| !key.starts_with(&items));
+            }
+        }
+        loaded.origins.extend(marks.origins.iter().map(|(key, at)| (key.clone(), files(at.file).origin(*at))));
         sort(&mut loaded.problems);
         if standing == Standing::Unit && !has_error(&loaded.problems) {
             loaded.unit = Some(checked);
@@ -383,18 +441,135 @@ impl<'a> Loader<'a> {
         (loaded, marks)
     }
 
+    /// Adds what enabled links say to the unit as written.
+    fn add_links(&self, id: &UnitId, table: &mut Table) {
+        for (enabled, unit, at) in self.index.links_to(id) {
+            if self.set.sources[at].content != Content::Link {
+                continue;
+            }
+            let place = Place { file: at, start: 0, end: 0 };
+            let empty = |value| Entry { key_at: place, raw: Raw { value, at: place } };
+            let section = table.entry("unit".to_owned()).or_insert_with(|| empty(Value::Table(Table::new())));
+            let Value::Table(section) = &mut section.raw.value else { continue };
+            let list = section.entry(enabled.word().to_owned()).or_insert_with(|| empty(Value::Array(Vec::new())));
+            if let Value::Array(items) = &mut list.raw.value {
+                items.push(Raw { value: Value::Text(unit.to_string()), at: place });
+            }
+        }
+    }
+
+    /// Each member of a group waits for the one before it, unless it says itself until when.
+    fn order_groups(&self, units: &mut BTreeMap<UnitId, (Unit, Marks)>, origins: &mut BTreeMap<UnitId, Origins>) {
+        let mut order: Vec<(UnitId, UnitId, Place)> = Vec::new();
+        for (unit, marks) in units.values() {
+            let Some(group) = &unit.group else { continue };
+            for pair in group.members.windows(2) {
+                let at = marks.dependencies.iter().find(|(key, id, _)| *key == "group.members" && *id == pair[1]);
+                order.extend(at.map(|(_, _, at)| (pair[0].clone(), pair[1].clone(), *at)));
+            }
+        }
+        for (first, then, at) in order {
+            let Some((unit, marks)) = units.get_mut(&then) else { continue };
+            if unit.after.iter().any(|after| after.unit == first) {
+                continue;
+            }
+            if let Some(origins) = origins.get_mut(&then) {
+                origins.insert(format!("unit.after[{}]", unit.after.len()), self.parsed(at.file).file.origin(at));
+            }
+            marks.after.push((first.clone(), at));
+            unit.after.push(After::ready(first));
+        }
+    }
+
+    /// Warns of what is needed and can never become active.
+    fn never_up(
+        &self,
+        units: &BTreeMap<UnitId, (Unit, Marks)>,
+        refused: &BTreeMap<UnitId, Vec<Problem>>,
+    ) -> Vec<Problem> {
+        const NEEDED: [&str; 3] = ["unit.requires", "unit.requisite", "unit.binds_to"];
+        let needed = |marks: &Marks| -> Vec<(&'static str, UnitId, Place)> {
+            marks.dependencies.iter().filter(|(key, ..)| NEEDED.contains(key)).cloned().collect()
+        };
+        let mut never: BTreeMap<UnitId, String> =
+            refused.keys().map(|id| (id.clone(), "its file has errors".to_owned())).collect();
+        let mut needed_by: BTreeMap<UnitId, Vec<&UnitId>> = BTreeMap::new();
+        let mut open: Vec<UnitId> = never.keys().cloned().collect();
+        for (id, (_, marks)) in units {
+            for (_, other, _) in needed(marks) {
+                match self.standing(&other) {
+                    Standing::Absent if !never.contains_key(&other) => {
+                        never.insert(other.clone(), "it has no file".to_owned());
+                        open.push(other.clone());
+                    }
+                    Standing::Masked if !never.contains_key(&other) => {
+                        never.insert(other.clone(), "it is masked".to_owned());
+                        open.push(other.clone());
+                    }
+                    Standing::Absent | Standing::Masked | Standing::Template | Standing::Unit => {}
+                }
+                needed_by.entry(other).or_default().push(id);
+            }
+        }
+        while let Some(id) = open.pop() {
+            for dependent in needed_by.get(&id).into_iter().flatten() {
+                if !never.contains_key(*dependent) {
+                    never.insert((*dependent).clone(), format!("it needs `{id}`"));
+                    open.push((*dependent).clone());
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for (_, marks) in units.values() {
+            for (key, other, at) in needed(marks) {
+                // Of what is absent or masked it is said already.
+                if matches!(self.standing(&other), Standing::Unit)
+                    && let Some(why) = never.get(&other)
+                {
+                    let message = format!("`{key}` names `{other}`, which can never become active: {why}");
+                    let help = format!("correct `{other}`, or use `wants`");
+                    let file = &self.parsed(at.file).file;
+                    found.push(raw::problem(file, at, Severity::Warning, message, "never active", help));
+                }
+            }
+            for (key, other, at) in &marks.dependencies {
+                let stays_up = match *key {
+                    "unit.requisite" | "unit.binds_to" => {
+                        "write `requires`: it is met once the oneshot has done its work"
+                    }
+                    "unit.upholds" => "write `wants`: upheld, it would be run again and again",
+                    _ => continue,
+                };
+                let oneshot = units.get(other).is_some_and(|(other, _)| {
+                    other.ready.kind == ReadyKind::Oneshot
+                        && !other.exec.as_ref().is_some_and(|exec| exec.remain_after_exit)
+                });
+                if oneshot {
+                    let message = format!(
+                        "`{key}` names `{other}`, a oneshot without `remain_after_exit`: it never stays active"
+                    );
+                    let help = format!("{stays_up}; or add remain_after_exit = true to its [exec]");
+                    let file = &self.parsed(at.file).file;
+                    found.push(raw::problem(file, *at, Severity::Warning, message, "never stays active", help));
+                }
+            }
+        }
+        found
+    }
+
     /// One error for each unit on a cycle of start order.
     fn cycles(&self, units: &BTreeMap<UnitId, (Unit, Marks)>) -> Vec<(UnitId, Problem)> {
         // Who must be up before whom, and where that is written.
         let mut earlier: BTreeMap<&UnitId, Vec<(&UnitId, Place, &UnitId)>> = BTreeMap::new();
         for (id, (_, marks)) in units {
-            for (key, named, at) in &marks.dependencies {
+            for (named, at) in &marks.after {
                 if let Some((named, _)) = units.get_key_value(named) {
-                    match *key {
-                        "requires" | "after" => earlier.entry(id).or_default().push((named, *at, id)),
-                        "before" => earlier.entry(named).or_default().push((id, *at, id)),
-                        _ => {}
-                    }
+                    earlier.entry(id).or_default().push((named, *at, id));
+                }
+            }
+            for (named, at) in &marks.before {
+                if let Some((named, _)) = units.get_key_value(named) {
+                    earlier.entry(named).or_default().push((id, *at, id));
                 }
             }
         }

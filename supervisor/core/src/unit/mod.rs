@@ -5,7 +5,9 @@
 //! launch plan is made elsewhere. May touch: `ids`, `machine`'s words. May not: open a file; see [`SourceSet`].
 //! Keeps: a `Unit` is valid because it exists; nothing outside this room reads TOML.
 
+mod changes;
 mod check;
+mod effective;
 mod keys;
 mod load;
 pub mod problem;
@@ -17,12 +19,14 @@ mod values;
 mod words;
 mod written;
 
+pub use changes::{changed_keys, needs_restart, take_at_once};
 pub use check::Programs;
+pub use effective::effective;
 pub use load::{Catalogue, Loaded, Origins, Standing, UNITS_MAX, UnitFile, load, load_all};
 pub use raw::{FILE_PROBLEMS_MAX, SYNTAX_ROUNDS_MAX};
 pub use reference::reference;
 pub use schema::schema;
-pub use source::{Content, Facts, Role, Source, SourceSet, role};
+pub use source::{Content, Enabled, Facts, Role, Source, SourceSet, TRANSIENT, link_name, role};
 pub use written::written;
 
 use crate::ids::{Kind, Millis, RunId, UnitId};
@@ -501,13 +505,22 @@ pub struct Stop {
     pub command: Option<Vec<String>>,
     /// Who gets the signal, and who is killed. Default `mixed`.
     pub kill_mode: KillMode,
-    /// Run one after the other once nothing of the run is left, however it ended.
+    /// Run one after the other once nothing of the run is left, however it ended. A program with a leading `-` may fail.
     pub post: Vec<Vec<String>>,
+    /// How long the program takes to save its work, as its author declares it; no clock runs for it.
+    pub checkpoint: Option<Millis>,
 }
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { signal: 15, timeout: Millis(30_000), command: None, kill_mode: KillMode::Mixed, post: vec![] }
+        Self {
+            signal: 15,
+            timeout: Millis(30_000),
+            command: None,
+            kill_mode: KillMode::Mixed,
+            post: vec![],
+            checkpoint: None,
+        }
     }
 }
 

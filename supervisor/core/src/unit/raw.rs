@@ -103,8 +103,11 @@ impl FileText {
         (line + 1, column, self.text[start..end].chars().count().max(1), shown.to_owned())
     }
 
-    /// `file:line:column`.
+    /// `file:line:column`; the path alone where there is no text, as of a link.
     pub fn origin(&self, at: Place) -> String {
+        if self.text.is_empty() {
+            return self.path.clone();
+        }
         let (line, column, ..) = self.locate(at.start, at.end);
         format!("{}:{line}:{column}", self.path)
     }
@@ -127,6 +130,9 @@ pub fn problem(
     label: impl Into<String>,
     help: impl Into<String>,
 ) -> Problem {
+    if file.text.is_empty() {
+        return whole_file(&file.path, severity, message, label, help);
+    }
     let (line, column, length, source_line) = file.locate(at.start, at.end);
     Problem {
         severity,

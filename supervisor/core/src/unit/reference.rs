@@ -10,17 +10,22 @@ const HEAD: &str = "\
 
 Printed from the table that checks unit files (`make schemas`); editors get the same from `schemas/unit.*.json`.
 
-- **Name**: `name.kind.toml`, kind `agent`, `service` or `target`; a name is 1 to 64 of `a-z 0-9 -`, first a letter. In commands the kind
+- **Name**: `name.kind.toml`, kind `agent`, `service`, `target` or `schedule`; a name is 1 to 64 of `a-z 0-9 -`, first a letter. In commands the kind
   may be left out: `chat` is `chat.agent`.
-- **Where**: the directories of the unit path; `loomctl status` shows them. The first one that has a file of this name wins. A link to
-  `/dev/null` masks the unit.
-- **Drop-ins**: files in `<unit>.d/`, in the order of their names, replace single settings. `[extend.<section>]` appends to a list instead.
+- **Where**: `transient` in the runtime directory, for units made by `loomctl run`, then the directories of the unit path;
+  `loomctl status` shows them. The first one that has a file of this name wins; a transient unit never takes the name of a file. A link
+  to `/dev/null` masks the unit, or the drop-in.
+- **Drop-ins**: files in `<unit>.d/` of all these directories, in the order of their names, replace single settings; of two of the same
+  name the one in the higher directory counts. Before them come those of `agent.d/` (all of a kind), `a-.agent.d/` (all whose name begins
+  so) and `a@.agent.d/` (all of a template). `[extend.<section>]` appends to a list instead.
+- **Enabled**: a link `<target>.wants/<unit>.toml` or `<target>.requires/<unit>.toml` in one of these directories adds the unit to that
+  list of the target; its name alone counts. `loomctl enable` makes it from `[install]`.
 - **Templates**: `name@.kind.toml` makes any `name@text.kind`; `%i` is the text.
 - **Specifiers**, in values: `%n` the unit, `%N` without its kind, `%p` its name, `%i` the instance, `%I` that unescaped, `%d` the
   directory of its file, `%S` its state directory, `%C` its cache directory, `%t` the runtime directories of units, `%h` home and `%u` name
   of loomd's user, `%b` the boot id, `%%` a percent sign.
-- **After a change**: `loomctl daemon-reload`, then `loomctl restart UNIT`. `loomctl show UNIT` tells every setting in force and where it
-  was written.
+- **After a change**: `loomctl verify`, `loomctl daemon-reload`, then `loomctl restart UNIT`. `loomctl cat --effective UNIT` tells every
+  setting in force and where it was written.
 ";
 
 /// The whole page.
@@ -29,10 +34,18 @@ pub fn reference() -> String {
     for section in keys::SECTIONS {
         let kinds: Vec<String> = section.kinds.iter().map(ToString::to_string).collect();
         let _ = write!(page, "\n## [{}]\n{} For: {}.\n", section.name, section.about, kinds.join(", "));
-        table(&mut page, section.keys);
+        if !section.keys.is_empty() {
+            table(&mut page, section.keys);
+        }
         if let Some(named) = section.named {
             let _ = write!(page, "\n`[{}.<name>]`, under a name of your choice:\n", section.name);
             table(&mut page, named);
+        }
+        if let Some(tables) = &section.tables {
+            for (name, about) in tables.names {
+                let _ = write!(page, "\n`[{}.{name}]`: {about}\n", section.name);
+            }
+            table(&mut page, tables.keys);
         }
     }
     page
@@ -70,5 +83,17 @@ fn words(shape: Shape) -> String {
         Shape::Rules(List::Allow) => "list of rules: `\"fs:read(path=notes/**)\"`".to_owned(),
         Shape::Rules(List::Deny) => "list of rules: `\"fs:*(path=**/.env)\"`".to_owned(),
         Shape::Url => "`\"http://…\"` or `\"https://…\"`".to_owned(),
+        Shape::Flag => "`true` or `false`".to_owned(),
+        Shape::Afters => "list of units; or `{ unit = \"db.service\", until = \"healthy\" }`".to_owned(),
+        Shape::Commands => "list of commands: `[[\"-mkdir\", \"%S/x\"]]`; with `-` in front one may fail".to_owned(),
+        Shape::Conditions => {
+            let tests = keys::CONDITIONS.iter().map(|(name, example)| format!("`\"{name}:{example}\"`"));
+            format!("list of {}; with `!` in front it must not hold", tests.collect::<Vec<_>>().join(", "))
+        }
+        Shape::User => "user's name, or number as text".to_owned(),
+        Shape::Percent => "percent: `\"50%\"`".to_owned(),
+        Shape::Money => "amount as text: `\"1.50\"`".to_owned(),
+        Shape::ProbeUrl => "`\"http://127.0.0.1:8080/health\"`".to_owned(),
+        Shape::Address => "`\"127.0.0.1:8080\"`".to_owned(),
     }
 }

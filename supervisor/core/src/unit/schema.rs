@@ -14,11 +14,19 @@ pub fn schema(kind: Kind) -> schemars::Schema {
         if let Some(named) = section.named {
             body["additionalProperties"] = table(named, "A profile.");
         }
+        let mut appended = Map::new();
+        if let Some(tables) = &section.tables {
+            for (name, about) in tables.names {
+                body["properties"][*name] = table(tables.keys, about);
+                appended.insert((*name).to_owned(), lists(tables.keys));
+            }
+        }
         properties.insert(section.name.to_owned(), body);
-        let lists: Vec<&Key> = section.keys.iter().filter(|key| key.shape.is_list()).collect();
-        if !lists.is_empty() {
-            let keys: Map<String, Value> = lists.iter().map(|key| (key.name.to_owned(), value(key))).collect();
-            let body = json!({ "type": "object", "properties": keys, "additionalProperties": false });
+        let mut body = lists(section.keys);
+        for (name, table) in appended {
+            body["properties"][name] = table;
+        }
+        if body["properties"].as_object().is_some_and(|properties| !properties.is_empty()) {
             extend.insert(section.name.to_owned(), body);
         }
     }
@@ -59,6 +67,13 @@ fn table(keys: &[Key], about: &str) -> Value {
     json!({ "type": "object", "description": about, "properties": properties, "additionalProperties": false })
 }
 
+/// The keys that can be appended to.
+fn lists(keys: &[Key]) -> Value {
+    let lists = keys.iter().filter(|key| key.shape.is_list());
+    let properties: Map<String, Value> = lists.map(|key| (key.name.to_owned(), value(key))).collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
 fn value(key: &Key) -> Value {
     let mut value = match key.shape {
         Shape::Text | Shape::Path | Shape::Signal => json!({ "type": "string" }),
@@ -80,6 +95,37 @@ fn value(key: &Key) -> Value {
         }
         Shape::Ports => json!({ "type": "array", "items": { "type": "integer", "minimum": 1, "maximum": 65535 } }),
         Shape::Url => json!({ "type": "string", "pattern": "^https?://" }),
+        Shape::Flag => json!({ "type": "boolean" }),
+        Shape::Afters => json!({
+            "type": "array",
+            "items": { "anyOf": [
+                { "type": "string" },
+                {
+                    "type": "object",
+                    "properties": { "unit": { "type": "string" }, "until": { "enum": keys::UNTILS } },
+                    "required": ["unit"],
+                    "additionalProperties": false,
+                },
+            ] },
+        }),
+        Shape::Commands => json!({
+            "type": "array",
+            "items": { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+        }),
+        Shape::Conditions => {
+            let names: Vec<&str> = keys::CONDITIONS.iter().map(|(name, _)| *name).collect();
+            let examples: Vec<String> =
+                keys::CONDITIONS.iter().map(|(name, example)| format!("{name}:{example}")).collect();
+            let pattern = format!("^!?({}):", names.join("|"));
+            json!({ "type": "array", "items": { "type": "string", "pattern": pattern, "examples": examples } })
+        }
+        Shape::User => json!({ "type": "string", "pattern": "^[A-Za-z0-9_.-]{1,32}$" }),
+        Shape::Percent => json!({ "type": "string", "pattern": "^[0-9]+ *%$", "examples": ["50%", "200%"] }),
+        Shape::Money => json!({ "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,6})?$", "examples": ["1.50"] }),
+        Shape::ProbeUrl => {
+            json!({ "type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:8080/health"] })
+        }
+        Shape::Address => json!({ "type": "string", "pattern": ":[0-9]+$", "examples": ["127.0.0.1:8080"] }),
     };
     value["description"] = json!(key.about);
     value

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Content {
     /// Its bytes.
     Bytes(Vec<u8>),
-    /// A link to `/dev/null`: the unit, or the drop-in, is masked.
+    /// A link to `/dev/null`: the unit, the drop-in, or a link of a lower directory is masked.
     Masked,
+    /// A link in `<unit>.wants/` or `<unit>.requires/`: its name says all.
+    Link,
     /// It could not be read.
     Unreadable {
         /// Why.
@@ -30,7 +32,7 @@ pub struct Source {
     pub path: String,
     /// Index into [`SourceSet::directories`]; 0 is the highest.
     pub directory: usize,
-    /// Below that directory: `chat.agent.toml` or `chat.agent.d/10-more.toml`.
+    /// Below that directory: `chat.agent.toml`, `chat.agent.d/10-more.toml` or `all.target.wants/chat.agent.toml`.
     pub name: String,
     /// What it holds.
     pub content: Content,
@@ -65,6 +67,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Where the files of transient units lie: the highest directory of the search path.
+    pub fn transient_dir(&self) -> String {
+        format!("{}/{TRANSIENT}", self.runtime_dir.trim_end_matches('/'))
+    }
+
     /// `%t`
     pub fn runtime_of_units(&self) -> String {
         format!("{}/units", self.runtime_dir.trim_end_matches('/'))
@@ -81,6 +88,37 @@ impl Facts {
     }
 }
 
+/// The directory of transient units, below loomd's runtime directory.
+pub const TRANSIENT: &str = "transient";
+
+/// How a link adds a unit to another: by the folder it lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Enabled {
+    /// `<unit>.wants/`
+    Wants,
+    /// `<unit>.requires/`
+    Requires,
+}
+
+impl Enabled {
+    const ALL: [Enabled; 2] = [Enabled::Wants, Enabled::Requires];
+
+    /// The end of the folder's name, and the key of `[unit]` that it adds to.
+    pub fn word(self) -> &'static str {
+        match self {
+            Enabled::Wants => "wants",
+            Enabled::Requires => "requires",
+        }
+    }
+}
+
+/// Where the link lies, below a unit directory, that adds `unit` to the `wants` or `requires` of `of`:
+/// `all.target.wants/chat.agent.toml`. It points to the unit's main file (for an instance its own or its template's), as
+/// `../chat.agent.toml` in the same directory; what counts is its name.
+pub fn link_name(of: &UnitId, enabled: Enabled, unit: &UnitId) -> String {
+    format!("{of}.{}/{unit}.toml", enabled.word())
+}
+
 /// What a file's name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -88,7 +126,16 @@ pub enum Role {
     Main(UnitId),
     /// A drop-in: folder without `.d`, file name.
     DropIn(String, String),
-    /// A drop-in in a folder that no unit can have.
+    /// A link that adds a unit to another's dependencies.
+    Link {
+        /// Who gets it; may be a template, for all of its instances.
+        of: UnitId,
+        /// Into which list.
+        enabled: Enabled,
+        /// Whom.
+        unit: UnitId,
+    },
+    /// A drop-in or a link in a folder that no unit can have.
     StrayDropIn(String),
     /// A TOML file with a name that no unit can have. The text says why.
     Misnamed(String),
@@ -100,6 +147,20 @@ pub enum Role {
 pub fn role(name: &str) -> Role {
     let Some(stem) = name.strip_suffix(".toml") else { return Role::Other };
     if let Some((folder, file)) = name.split_once('/') {
+        if let Some((owner, enabled)) = links_of(folder) {
+            if file.contains('/') || file.starts_with('.') {
+                return Role::Other;
+            }
+            let Ok(of) = owner.parse::<UnitId>() else { return Role::StrayDropIn(folder.to_owned()) };
+            return match file.strip_suffix(".toml").unwrap_or(file).parse::<UnitId>() {
+                Ok(unit) if unit.is_template() => {
+                    Role::Misnamed("a template cannot be started: name the link after an instance".to_owned())
+                }
+                Ok(unit) if unit == of => Role::Misnamed("a unit cannot need itself".to_owned()),
+                Ok(unit) => Role::Link { of, enabled, unit },
+                Err(error) => Role::Misnamed(error.to_string()),
+            };
+        }
         let Some(owner) = folder.strip_suffix(".d") else { return Role::Other };
         if file.contains('/') || file.starts_with('.') {
             return Role::Other;
@@ -116,6 +177,12 @@ pub fn role(name: &str) -> Role {
         Err(_) if matches!(name, "loom.toml" | "pyproject.toml") || name.starts_with('.') => Role::Other,
         Err(error) => Role::Misnamed(error.to_string()),
     }
+}
+
+/// `all.target.wants` → `all.target`, [`Enabled::Wants`].
+fn links_of(folder: &str) -> Option<(&str, Enabled)> {
+    let (owner, end) = folder.rsplit_once('.')?;
+    Enabled::ALL.into_iter().find(|enabled| enabled.word() == end).map(|enabled| (owner, enabled))
 }
 
 /// `agent`, `a-.agent`, `a.agent`, `a@.agent`, `a@x.agent`
@@ -135,6 +202,10 @@ pub struct Index {
     pub mains: BTreeMap<UnitId, Vec<usize>>,
     /// Folder → file name → the file that counts.
     pub drop_ins: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Links by the unit they add to; then by list and unit added, the file that counts.
+    pub links: BTreeMap<UnitId, BTreeMap<(Enabled, UnitId), usize>>,
+    /// Main files of transient units whose name is that of a file.
+    pub taken: Vec<usize>,
     /// Files with a name that cannot be right: why.
     pub misnamed: Vec<(usize, Role)>,
 }
@@ -151,11 +222,37 @@ impl Index {
                 Role::DropIn(folder, file) => {
                     index.drop_ins.entry(folder).or_default().entry(file).or_insert(at);
                 }
+                Role::Link { of, enabled, unit } => {
+                    index.links.entry(of).or_default().entry((enabled, unit)).or_insert(at);
+                }
                 odd @ (Role::StrayDropIn(_) | Role::Misnamed(_)) => index.misnamed.push((at, odd)),
                 Role::Other => {}
             }
         }
         index
+    }
+
+    /// Leaves out main files of the transient directory that take the name of a file, or of an instance of a template in one.
+    pub fn give_way(&mut self, set: &SourceSet, transient: usize) {
+        let is_transient = |at: &usize| set.sources[*at].directory == transient;
+        let filed: BTreeSet<UnitId> =
+            self.mains.iter().filter(|(_, all)| !all.iter().all(is_transient)).map(|(id, _)| id.clone()).collect();
+        for (id, all) in &mut self.mains {
+            let by_template = id.template().is_some_and(|template| filed.contains(&template));
+            if filed.contains(id) || by_template {
+                self.taken.extend(all.iter().copied().filter(|at| is_transient(at)));
+                all.retain(|at| !is_transient(at));
+            }
+        }
+        self.mains.retain(|_, all| !all.is_empty());
+    }
+
+    /// The links that add to a unit: its own, then its template's; the list and the unit added.
+    pub fn links_to(&self, id: &UnitId) -> Vec<(Enabled, &UnitId, usize)> {
+        let own = self.links.get(id);
+        let template = id.template().and_then(|template| self.links.get(&template));
+        let all = own.into_iter().chain(template).flatten();
+        all.map(|((enabled, unit), at)| (*enabled, unit, *at)).filter(|(_, unit, _)| *unit != id).collect()
     }
 
     /// The main files of a unit, an instance's own before its template's; the first one counts.
@@ -245,5 +342,18 @@ mod tests {
         assert!(matches!(role("chat.agent.d/10.toml"), Role::DropIn(..)));
         assert!(matches!(role("Chat.agent.d/10.toml"), Role::StrayDropIn(_)));
         assert_eq!(role("chat.agent.d/x/10.toml"), Role::Other);
+        assert!(matches!(role("all.target.wants/worker@.agent.toml"), Role::Misnamed(_)));
+        assert!(matches!(role("all.wants/chat.agent.toml"), Role::StrayDropIn(_)));
+    }
+
+    #[test]
+    fn a_link_is_found_where_enable_puts_it() {
+        let id = |text: &str| text.parse::<UnitId>().unwrap();
+        let (of, unit) = (id("all.target"), id("worker@1.agent"));
+        for enabled in Enabled::ALL {
+            let name = link_name(&of, enabled, &unit);
+            assert_eq!(role(&name), Role::Link { of: of.clone(), enabled, unit: unit.clone() }, "{name}");
+        }
+        assert_eq!(link_name(&of, Enabled::Wants, &unit), "all.target.wants/worker@1.agent.toml");
     }
 }

@@ -310,6 +310,97 @@ pub fn url(text: &str) -> Result<(String, u16), Wrong> {
     }
 }
 
+/// What a probe GETs: `http://address:port/path` → host in lower case and port.
+pub fn probe_url(text: &str) -> Result<(String, u16), Wrong> {
+    const FORM: &str = "write it like \"http://127.0.0.1:8080/health\"";
+    let bad = |label: &str| wrong(format!("`{text}` is no address for a probe"), label, FORM);
+    let Some(rest) = text.strip_prefix("http://") else {
+        let label = if text.starts_with("https://") { "a probe speaks no TLS" } else { "`http://` is missing" };
+        return bad(label);
+    };
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return bad("has a space");
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or("");
+    if text.contains('#') || authority.contains('@') {
+        return bad("only address, port, path and query");
+    }
+    let has_port = match authority.rsplit_once(']') {
+        Some((_, tail)) => tail.starts_with(':'),
+        None => authority.contains(':'),
+    };
+    match host(authority) {
+        Ok(grant) if !grant.host.starts_with('*') => Ok((grant.host, if has_port { grant.port } else { 80 })),
+        Ok(_) | Err(_) => bad("not a host"),
+    }
+}
+
+/// `address:port`, both.
+pub fn address(text: &str) -> Result<(String, u16), Wrong> {
+    const FORM: &str = "write it like \"127.0.0.1:8080\" or \"[::1]:8080\"";
+    if text.parse::<u16>().is_ok_and(|port| port > 0) {
+        return wrong(
+            format!("`{text}` is no address with a port"),
+            "only a port",
+            format!("write \"127.0.0.1:{text}\""),
+        );
+    }
+    let has_port = match text.rsplit_once(']') {
+        Some((_, tail)) => tail.starts_with(':'),
+        None => text.contains(':'),
+    };
+    match host(text) {
+        Ok(grant) if has_port && !grant.host.starts_with('*') => Ok((grant.host, grant.port)),
+        Ok(_) if !has_port => wrong(format!("`{text}` names no port"), "where is the port?", FORM),
+        Ok(_) | Err(_) => wrong(format!("`{text}` is no address with a port"), "not an address", FORM),
+    }
+}
+
+/// The largest share of processors: 4096 of them.
+const PERCENT_MAX: u32 = 409_600;
+
+/// `50%` of one processor; `200%` is two of them.
+pub fn percent(text: &str) -> Result<u32, Wrong> {
+    const FORM: &str = "write it like \"50%\"; \"200%\" is two whole processors";
+    let number = text.trim().strip_suffix('%').map(str::trim_end);
+    match number.map(str::parse::<u32>) {
+        Some(Ok(percent)) if (1..=PERCENT_MAX).contains(&percent) => Ok(percent),
+        Some(Ok(_)) => wrong(format!("`{text}` is out of its range"), "1% to 409600%", FORM),
+        None if text.trim().parse::<u32>().is_ok() => {
+            wrong(format!("`{text}` has no unit"), "percent?", format!("write \"{}%\"", text.trim()))
+        }
+        Some(Err(_)) | None => wrong(format!("`{text}` is no share of a processor"), "not a share", FORM),
+    }
+}
+
+/// `1.50` → 1 500 000 millionths.
+pub fn money(text: &str) -> Result<u64, Wrong> {
+    const FORM: &str = "write an amount such as \"1.50\", with a point, without a currency";
+    let bad = |label: &str| wrong(format!("`{text}` is no amount of money"), label, FORM);
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(part) {
+        return bad(if text.contains(',') { "a comma" } else { "not an amount" });
+    }
+    if part.len() > 6 {
+        return bad("finer than millionths");
+    }
+    let micros = format!("{part:0<6}").parse::<u64>().ok();
+    let whole = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(1_000_000));
+    match whole.zip(micros).and_then(|(whole, micros)| whole.checked_add(micros)) {
+        Some(0) => bad("nothing"),
+        Some(micros) if micros <= i64::MAX as u64 => Ok(micros),
+        Some(_) | None => bad("too much"),
+    }
+}
+
+/// How [`money`] is written.
+pub fn money_text(micros: u64) -> String {
+    let part = format!("{:06}", micros % 1_000_000);
+    let kept = part.trim_end_matches('0').len().max(2);
+    format!("{}.{}", micros / 1_000_000, &part[..kept])
+}
+
 /// A filter over topics, as the bus reads it.
 pub fn filter(text: &str) -> Result<(), Wrong> {
     const FORM: &str = "segments of A-Z a-z 0-9 _ - between dots; `*` is one segment, `>` the rest: \"research.*.>\"";
@@ -412,6 +503,43 @@ mod tests {
         assert!(!admits(&grant, "arxiv.org", 443));
         assert!(!admits(&grant, "evilarxiv.org", 443));
         assert!(!admits(&grant, "export.arxiv.org", 80));
+    }
+
+    #[test]
+    fn a_probe_goes_to_an_address_with_a_port() {
+        assert_eq!(probe_url("http://127.0.0.1:8080/health?x=1"), Ok(("127.0.0.1".into(), 8080)));
+        assert_eq!(probe_url("http://LocalHost/"), Ok(("localhost".into(), 80)));
+        assert_eq!(probe_url("http://[::1]:81"), Ok(("::1".into(), 81)));
+        for text in ["", "https://a/", "a:80", "http://", "http://a b/", "http://u@a/", "http://*.a/", "http://a/#x"] {
+            assert!(probe_url(text).is_err(), "{text}");
+        }
+        assert_eq!(address("127.0.0.1:80"), Ok(("127.0.0.1".into(), 80)));
+        assert_eq!(address("[::1]:80"), Ok(("::1".into(), 80)));
+        assert_eq!(address("80").unwrap_err().help, "write \"127.0.0.1:80\"");
+        for text in ["", "localhost", "::1", "[::1]", "a:0", "*.a:80", "http://a:80"] {
+            assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn money_is_exact_to_the_millionth_and_reads_back() {
+        for (text, micros, again) in [
+            ("1.50", 1_500_000, "1.50"),
+            ("20", 20_000_000, "20.00"),
+            ("0.000001", 1, "0.000001"),
+            ("0.0125", 12_500, "0.0125"),
+        ] {
+            assert_eq!(money(text), Ok(micros), "{text}");
+            assert_eq!(money_text(micros), again);
+        }
+        for text in ["", "0", "0.0", "-1", "1,50", "1.", ".5", "$1", "1.0000001", "99999999999999999999"] {
+            assert!(money(text).is_err(), "{text}");
+        }
+        assert_eq!(percent("50%"), Ok(50));
+        assert_eq!(percent("50").unwrap_err().help, "write \"50%\"");
+        for text in ["", "%", "0%", "-1%", "1.5%", "999999%"] {
+            assert!(percent(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Job: [`Unit`] → sections, keys and values as a person would write them, every default filled in. May touch: `unit`'s types.
 //! Keeps: only sections that the unit's kind has; a key is named as in `keys`, so an origin of the same name belongs to it.
 
-use super::{PathGrant, ToolRule, Unit, keys, values};
+use super::{After, Check, PathGrant, Probe, ToolRule, Unit, Until, keys, values};
 use crate::ids::Millis;
 use crate::lifecycle::span;
 use serde_json::{Map, Value, json};
@@ -40,19 +40,46 @@ pub fn written(unit: &Unit) -> Value {
         }));
         Value::Object(table)
     });
+    let after = |after: &After| match after.until {
+        Until::Ready => json!(after.unit),
+        Until::Started | Until::Healthy | Until::Exited | Until::Succeeded => {
+            json!({"unit": after.unit, "until": after.until})
+        }
+    };
+    // Without a limit these two say nothing, and a file that has them is warned of.
+    let limited = unit.restart.limit_burst > 0;
+    let needed = unit.requires.iter().chain(&unit.requisite).chain(&unit.binds_to);
+    let unordered = needed.into_iter().any(|id| !unit.after.iter().any(|after| after.unit == *id));
+    let watches = unit.watchdog.interval.is_some() || unit.watchdog.progress.is_some();
+    let health = &unit.health;
+    let asks = health.startup.is_some() || health.readiness.is_some() || health.liveness.is_some();
     let all = json!({
         "unit": {
             "description": unit.description, "documentation": unit.documentation, "requires": unit.requires,
-            "wants": unit.wants, "after": unit.after.iter().map(|after| &after.unit).collect::<Vec<_>>(),
-            "before": unit.before,
+            "wants": unit.wants, "requisite": unit.requisite, "binds_to": unit.binds_to, "part_of": unit.part_of,
+            "upholds": unit.upholds, "conflicts": unit.conflicts,
+            "after": unit.after.iter().map(after).collect::<Vec<_>>(), "before": unit.before, "unordered": unordered,
+            "on_success": unit.on_success, "on_failure": unit.on_failure, "on_give_up": unit.on_give_up,
+            "conditions": unit.conditions.iter().map(|condition| &condition.text).collect::<Vec<_>>(),
+            "job_timeout": time(unit.job_timeout),
         },
         "exec": unit.exec.as_ref().map(|exec| json!({
-            "command": exec.command, "working_directory": exec.working_directory,
-            "environment": exec.environment, "credentials": exec.credentials,
+            "command": exec.command, "start_pre": exec.start_pre, "reload": exec.reload,
+            "remain_after_exit": exec.remain_after_exit, "working_directory": exec.working_directory,
+            "environment": exec.environment, "environment_file": paths(&exec.environment_file),
+            "credentials": exec.credentials, "user": exec.user,
         })),
-        "ready": {"type": unit.ready.kind, "timeout": time(unit.ready.timeout)},
-        "watchdog": unit.watchdog.interval.map(|interval| json!({
-            "interval": time(interval), "abort_timeout": time(unit.watchdog.abort_timeout),
+        "ready": {
+            "type": unit.ready.kind, "timeout": time(unit.ready.timeout), "notify_access": unit.ready.notify_access,
+        },
+        "watchdog": watches.then(|| json!({
+            "interval": unit.watchdog.interval.map(time), "abort_timeout": time(unit.watchdog.abort_timeout),
+            "progress": unit.watchdog.progress.map(time),
+            "progress_action": unit.watchdog.progress.map(|_| unit.watchdog.progress_action),
+        })),
+        "health": asks.then(|| json!({
+            "startup": health.startup.as_ref().map(probe), "readiness": health.readiness.as_ref().map(probe),
+            "liveness": health.liveness.as_ref().map(probe),
         })),
         "restart": {
             "policy": unit.restart.policy, "delay": time(unit.restart.delay), "factor": unit.restart.factor,
@@ -60,8 +87,18 @@ pub fn written(unit: &Unit) -> Value {
             "reset_after": time(unit.restart.reset_after), "success_exit_status": unit.restart.success_exit_status,
             "prevent_exit_status": unit.restart.prevent_exit_status,
             "force_exit_status": unit.restart.force_exit_status,
+            "retry_after_max": time(unit.restart.retry_after_max), "limit_burst": unit.restart.limit_burst,
+            "limit_interval": limited.then(|| time(unit.restart.limit_interval)),
+            "limit_mode": limited.then_some(unit.restart.limit_mode), "poison_after": unit.restart.poison_after,
         },
-        "stop": {"signal": signal, "timeout": time(unit.stop.timeout)},
+        "stop": {
+            "signal": signal, "timeout": time(unit.stop.timeout), "checkpoint": unit.stop.checkpoint.map(time),
+            "command": unit.stop.command, "kill_mode": unit.stop.kill_mode, "post": unit.stop.post,
+        },
+        "budget": unit.budget.as_ref().map(|budget| json!({
+            "window": time(budget.window), "tokens": budget.tokens, "cost": budget.cost_micros.map(values::money_text),
+            "calls": budget.calls, "time": budget.time.map(time),
+        })),
         "sandbox": {
             "profile": unit.sandbox.profile, "read": paths(&unit.sandbox.read),
             "execute": paths(&unit.sandbox.execute), "write": paths(&unit.sandbox.write), "hosts": hosts,
@@ -69,7 +106,9 @@ pub fn written(unit: &Unit) -> Value {
         },
         "limits": {
             "open_files": unit.limits.open_files, "file_size": size(unit.limits.file_size_bytes),
-            "address_space": unit.limits.address_space_bytes.map(size),
+            "address_space": unit.limits.address_space_bytes.map(size), "memory": unit.limits.memory_bytes.map(size),
+            "tasks": unit.limits.tasks, "cpu": unit.limits.cpu_percent.map(|percent| format!("{percent}%")),
+            "oom_policy": unit.limits.oom_policy,
         },
         "bus": {"publish": unit.bus.publish, "subscribe": unit.bus.subscribe, "request": unit.bus.request},
         "tools": {
@@ -77,6 +116,11 @@ pub fn written(unit: &Unit) -> Value {
             "workspace": unit.tools.workspace, "timeout": time(unit.tools.timeout),
         },
         "llm": llm,
+        "group": unit.group.as_ref().map(|group| json!({
+            "members": group.members, "strategy": group.strategy, "intensity": group.intensity,
+            "period": time(group.period), "significant": group.significant,
+        })),
+        "install": {"wanted_by": unit.install.wanted_by, "required_by": unit.install.required_by},
     });
     let Value::Object(mut all) = all else { unreachable!("written as an object above") };
     all.retain(|name, section| {
@@ -86,6 +130,20 @@ pub fn written(unit: &Unit) -> Value {
     let mut all = Value::Object(all);
     drop_nulls(&mut all);
     all
+}
+
+fn probe(probe: &Probe) -> Value {
+    let (key, check) = match &probe.check {
+        Check::Exec(command) => ("exec", json!(command)),
+        Check::Http { url, .. } => ("http", json!(url)),
+        Check::Tcp { host, port } if host.contains(':') => ("tcp", json!(format!("[{host}]:{port}"))),
+        Check::Tcp { host, port } => ("tcp", json!(format!("{host}:{port}"))),
+        Check::Unix(path) => ("unix", json!(path)),
+    };
+    json!({
+        key: check, "period": span(probe.period), "timeout": span(probe.timeout), "failures": probe.failures,
+        "successes": probe.successes,
+    })
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -160,9 +218,12 @@ model = "m"
 "#;
         let unit = read("a.agent.toml", text);
         let shown = written(&unit);
-        assert_eq!(shown["ready"], json!({"type": "notify", "timeout": "1min 30s"}));
-        assert_eq!(shown["stop"], json!({"signal": "SIGINT", "timeout": "30s"}));
-        assert_eq!(shown["limits"], json!({"open_files": 1024, "file_size": "5000", "address_space": "1536K"}));
+        assert_eq!(shown["ready"], json!({"type": "notify", "timeout": "1min 30s", "notify_access": "main"}));
+        assert_eq!(shown["stop"]["signal"], json!("SIGINT"));
+        let limits = json!({
+            "open_files": 1024, "file_size": "5000", "address_space": "1536K", "oom_policy": "continue",
+        });
+        assert_eq!(shown["limits"], limits);
         let again = read("a.agent.toml", &toml::to_string(&shown).unwrap());
         assert_eq!(written(&again), shown);
         assert_eq!((again.exec, again.stop, again.limits), (unit.exec, unit.stop, unit.limits));
@@ -171,6 +232,6 @@ model = "m"
     #[test]
     fn a_target_shows_no_process() {
         let shown = written(&read("a.target.toml", "[unit]\nwants = []\n"));
-        assert_eq!(shown.as_object().unwrap().keys().collect::<Vec<_>>(), ["unit"]);
+        assert_eq!(shown.as_object().unwrap().keys().collect::<Vec<_>>(), ["install", "unit"]);
     }
 }

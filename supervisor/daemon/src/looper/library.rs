@@ -22,7 +22,7 @@ impl Library {
     /// Reads everything once. Units with errors are refused; the others are in force.
     pub fn open(dirs: &Dirs) -> Self {
         let facts = unit_files::facts(&dirs.runtime, &dirs.state, &dirs.unit_path);
-        let library = Self { facts, path: dirs.unit_path.clone(), in_force: Mutex::default() };
+        let library = Self { facts, path: dirs.search_path(), in_force: Mutex::default() };
         library.put_in_force(library.read());
         library
     }
