@@ -603,7 +603,7 @@ impl<'a> Loader<'a> {
                             Severity::Error,
                             format!("units wait for one another: {text}"),
                             "part of the circle",
-                            "remove one of these `after`, `before` or `requires`",
+                            "remove one of these `after`, `before` or `requires`, or change the order of `members`",
                         );
                         found.push(((*writer).clone(), problem.clone()));
                         if writer != id {
