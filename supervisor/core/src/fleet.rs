@@ -531,6 +531,10 @@ impl Fleet {
                     self.persist(id);
                     self.out.push(Effect::Signal { unit, run, signal });
                 }
+                lifecycle::Effect::SignalAll(signal) => {
+                    self.persist(id);
+                    self.out.push(Effect::SignalAll { unit, run, signal });
+                }
                 // Depends on no record: whatever loomd comes next ends that tree too.
                 lifecycle::Effect::EndTree(how) => self.out.push(Effect::EndTree { unit, run, how }),
                 lifecycle::Effect::Check => self.out.push(Effect::Check { unit, run }),
@@ -550,6 +554,7 @@ impl Fleet {
                     self.out.push(Effect::SetAside { unit, run, work });
                 }
                 lifecycle::Effect::Say(said) => self.out.push(Effect::Say { unit, run, said }),
+                lifecycle::Effect::Reloaded(_) => {}
                 lifecycle::Effect::Failed | lifecycle::Effect::Succeeded | lifecycle::Effect::GaveUp => {}
                 lifecycle::Effect::Up => self.came_up(id),
             }

@@ -258,7 +258,7 @@ impl Fleet {
         if state.is_ending() {
             return false;
         }
-        if matches!(state, State::Running { .. }) {
+        if matches!(state, State::Running { .. } | State::Remaining { .. }) {
             self.start_done(id);
             return true;
         }

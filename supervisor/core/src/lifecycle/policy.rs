@@ -6,6 +6,8 @@ use super::{Exit, RunResult};
 use crate::ids::{Millis, RunId, UnitId};
 use crate::unit::{Restart, RestartPolicy};
 
+/// "Temporary failure; try again later", of sysexits.h.
+const EX_TEMPFAIL: u8 = 75;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
@@ -53,6 +55,17 @@ pub fn restarts(restart: &Restart, result: RunResult, exit: Option<Exit>) -> boo
         }
     };
     !listed(&restart.prevent_exit_status) && (listed(&restart.force_exit_status) || by_policy)
+}
+
+/// How long to wait where the run asks to be started later, by exit status 75 or by `said` (`X_LOOM_RETRY_AFTER`); then it is
+/// started whatever the policy, unless that is `no`, and it is no failure. `None`: the policy decides.
+pub fn asked_wait(restart: &Restart, result: RunResult, exit: Option<Exit>, said: Option<Millis>) -> Option<Millis> {
+    let by_status = result == RunResult::ExitCode && exit == Some(Exit::Code(EX_TEMPFAIL));
+    // The end of one that said so may have come while no loomd lived.
+    let may_ask = matches!(result, RunResult::Success | RunResult::ExitCode | RunResult::Lost);
+    let prevented = matches!(exit, Some(Exit::Code(code)) if restart.prevent_exit_status.contains(&code));
+    let asks = (by_status || said.is_some()) && may_ask && !prevented && restart.policy != RestartPolicy::No;
+    asks.then(|| said.unwrap_or_default().min(restart.retry_after_max))
 }
 
 /// d(n): the shortest wait after `failures` failures in a row. A clean end that is followed by a new run waits like the first.

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::fleet::Found;
-use crate::ids::UnitId;
-use crate::unit::{Exec, Restart, RestartPolicy, Watchdog};
+use crate::ids::{RunId, UnitId};
+use crate::launch_plan::Stage;
+use crate::unit::{Exec, ReadyKind, Restart, RestartPolicy, RunFacts, Unit, Watchdog};
 use RunResult::{CoreDump, Dependency, ExitCode, Lost, Protocol, Resources, Sandbox, Success, Timeout};
 use State::{Abandoned, Clearing, Down, Killing, Launching, Resting, Running, Spawning, Starting, Stopping};
 
-const END: Effect = Effect::EndTree(TreeEnd::Kill);
+/// What a main process left gets the signal first.
+const END: Effect = Effect::EndTree(TreeEnd::Terminate(15));
+const KILL: Effect = Effect::EndTree(TreeEnd::Kill);
 
 /// A unit with a program and every default.
 pub(crate) fn unit(id: &str) -> Unit {
@@ -56,7 +59,7 @@ fn running() -> State {
     running_until(10_500)
 }
 fn running_until(silent_at: u64) -> State {
-    Running { identity: identity(42), ready_at: Millis(500), silent_at: Some(Millis(silent_at)) }
+    Running { identity: identity(42), ready_at: Millis(500), silent_at: Some(Millis(silent_at)), reload: None }
 }
 fn stopping(why: Why, kill_at: u64) -> State {
     Stopping { identity: identity(42), why, kill_at: Millis(kill_at), ready: true }
@@ -64,12 +67,16 @@ fn stopping(why: Why, kill_at: u64) -> State {
 fn stopping_unready(why: Why, kill_at: u64) -> State {
     Stopping { identity: identity(42), why, kill_at: Millis(kill_at), ready: false }
 }
-fn killing(why: Why, overdue: bool) -> State {
-    Killing { identity: identity(42), why, overdue, ready: true }
+fn killing(why: Why, force: Force) -> State {
+    Killing { identity: identity(42), why, force, ready: true }
 }
 fn clearing(result: RunResult, exit: Exit, then: Then) -> State {
+    clearing_until(result, exit, then, Some(Millis(30_500)))
+}
+fn clearing_until(result: RunResult, exit: Exit, then: Then, kill_at: Option<Millis>) -> State {
     let error = (result != Success).then(|| exit_words(exit));
-    Clearing { identity: Some(identity(42)), end: End { result, exit: Some(exit), error, accomplished: false, then } }
+    let end = End { result, exit: Some(exit), error, accomplished: false, then };
+    Clearing { identity: Some(identity(42)), end, kill_at, post: 0 }
 }
 fn stop() -> Event {
     Event::Stop { why: Why::Asked }
@@ -103,7 +110,7 @@ const REST: Then = Then::Rest { failed: false };
 #[test]
 #[rustfmt::skip]
 fn each_row_says_what_happens_at_half_a_second() {
-    use Effect::{OpenGate, Signal, Up};
+    use Effect::{Failed, Inspect, OpenGate, Signal, Succeeded, Up};
     let asked = || Why::Asked;
     let beat = || Notify { watchdog: true, ..Notify::default() };
     let trigger = || Notify { watchdog_trigger: true, ..Notify::default() };
@@ -119,7 +126,7 @@ fn each_row_says_what_happens_at_half_a_second() {
 
         ("a stop before the launcher shows waits for it",    spawning(),  stop(),           Abandoned { why: asked() }, vec![]),
         ("and then ends it behind its gate",                 Abandoned { why: asked() }, spawned(),
-            Killing { identity: identity(42), why: asked(), overdue: false, ready: false }, vec![END]),
+            Killing { identity: identity(42), why: asked(), force: Force::BehindGate, ready: false }, vec![KILL]),
         ("and if it never shows the unit is down",           Abandoned { why: asked() },
             Event::LaunchFailed { run: RunId(3), failure: LaunchFailure::Resources("fork".into()) }, Down { failed: false }, vec![]),
         ("a stop behind the gate is a signal with a limit",  launching(), stop(),           stopping_unready(asked(), 30_500), vec![Signal(15)]),
@@ -130,7 +137,7 @@ fn each_row_says_what_happens_at_half_a_second() {
             Event::LaunchFailed { run: RunId(3), failure: LaunchFailure::Resources("x".into()) }, Down { failed: false }, vec![]),
         ("a second stop joins the first",                    stopping(asked(), 9_000), stop(), stopping(asked(), 9_000), vec![]),
         ("a start during a stop waits with the fleet",       stopping(asked(), 9_000), start(), stopping(asked(), 9_000), vec![]),
-        ("a stop that is late kills the tree",               stopping(asked(), 500), Event::Tick, killing(asked(), true), vec![END]),
+        ("a stop that is late kills the tree",               stopping(asked(), 500), Event::Tick, killing(asked(), Force::Late), vec![KILL]),
         ("and one that is not waits",                        stopping(asked(), 501), Event::Tick, stopping(asked(), 501), vec![]),
         ("EXTEND_TIMEOUT_USEC moves the kill",               stopping(asked(), 900), said(more()), stopping(asked(), 200_500), vec![]),
         ("but not for what hangs",                           stopping(Why::Silent, 900), said(more()), stopping(Why::Silent, 900), vec![]),
@@ -140,27 +147,27 @@ fn each_row_says_what_happens_at_half_a_second() {
         ("the end of the main process ends its tree",        running(),   exited(CODE_1),   clearing(ExitCode, CODE_1, Then::Policy), vec![END]),
         ("a stop that came with the crash wins",             clearing(ExitCode, CODE_1, Then::Policy), stop(), clearing(ExitCode, CODE_1, REST), vec![]),
         ("and ends in inactive",                             clearing(ExitCode, CODE_1, REST), empty(), Down { failed: false }, vec![]),
-        ("an exit in answer to a stop is clean",             stopping(asked(), 900), exited(CODE_1), clearing(Success, CODE_1, REST), vec![END]),
-        ("the tree's end is asked for once",                 killing(asked(), true), exited(KILLED), Clearing { identity: Some(identity(42)), end: End {
+        ("an exit in answer to a stop is clean",             stopping(asked(), 900), exited(CODE_1), clearing_until(Success, CODE_1, REST, Some(Millis(900))), vec![END]),
+        ("the tree's end is asked for once",                 killing(asked(), Force::Late), exited(KILLED), Clearing { identity: Some(identity(42)), end: End {
             result: Timeout, exit: Some(KILLED), error: Some("it did not end within stop.timeout (30s) and was killed".into()),
-            accomplished: false, then: Then::Rest { failed: true } } }, vec![]),
+            accomplished: false, then: Then::Rest { failed: true } }, kill_at: None, post: 0 }, vec![]),
         ("an exit without a tree left behind is not yet down", clearing(Success, CODE_1, REST), exited(CODE_1), clearing(Success, CODE_1, REST), vec![]),
         ("a crash is followed by a restart under back-off",  clearing(ExitCode, CODE_1, Then::Policy), empty(),
-            Resting { at: Millis(600), wall: 1_000_600 }, vec![]),
-        ("a clean end is not, on-failure",                   clearing(Success, Exit::Code(0), Then::Policy), empty(), Down { failed: false }, vec![]),
-        ("status 78 is not",                                 clearing(ExitCode, Exit::Code(78), Then::Policy), empty(), Down { failed: true }, vec![]),
+            Resting { at: Millis(600), wall: 1_000_600 }, vec![Failed]),
+        ("a clean end is not, on-failure",                   clearing(Success, Exit::Code(0), Then::Policy), empty(), Down { failed: false }, vec![Succeeded]),
+        ("status 78 is not",                                 clearing(ExitCode, Exit::Code(78), Then::Policy), empty(), Down { failed: true }, vec![Failed]),
         ("a stop of a waiting restart cancels it",           Resting { at: Millis(9_000), wall: 0 }, stop(), Down { failed: false }, vec![]),
 
         ("WATCHDOG=1 gives another interval",                running_until(600), said(beat()), running(), vec![]),
-        ("silence is answered by SIGABRT",                   running_until(500), Event::Tick, stopping(Why::Silent, 2_500), vec![Signal(6)]),
-        ("so is WATCHDOG=trigger",                           running(),   said(trigger()),  stopping(Why::Silent, 2_500), vec![Signal(6)]),
-        ("then the tree is killed",                          stopping(Why::Silent, 500), Event::Tick, killing(Why::Silent, true), vec![END]),
+        ("silence is answered by SIGABRT",                   running_until(500), Event::Tick, stopping(Why::Silent, 2_500), vec![Inspect, Signal(6)]),
+        ("so is WATCHDOG=trigger",                           running(),   said(trigger()),  stopping(Why::Silent, 2_500), vec![Inspect, Signal(6)]),
+        ("then the tree is killed",                          stopping(Why::Silent, 500), Event::Tick, killing(Why::Silent, Force::Late), vec![KILL]),
         ("a stop takes over from the watchdog",              stopping(Why::Silent, 2_500), stop(), stopping(asked(), 2_500), vec![]),
         ("the watchdog is silent before READY=1",            starting(),  said(beat()),     starting(), vec![]),
         ("STOPPING=1 starts the stop timeout",               running(),   said(bye()),      stopping(Why::Announced, 30_500), vec![]),
 
         ("a start that is late is ended",                    Starting { identity: identity(42), ready_by: Millis(500) }, Event::Tick,
-            stopping_unready(Why::NotReady, 30_500), vec![Signal(15)]),
+            stopping_unready(Why::NotReady, 30_500), vec![Inspect, Signal(15)]),
         ("so is a launcher that does not come",              Spawning { ready_by: Millis(500) }, Event::Tick, Abandoned { why: Why::NotReady }, vec![]),
 
         ("an exit of an older run is stale",                 running(),   Event::Exited { run: RunId(2), exit: CODE_1 }, running(), vec![]),
@@ -210,11 +217,11 @@ fn readiness_is_what_the_type_says() {
     assert_eq!(step(&notify, life(launching()), now(500), executed()).1, [], "notify: only READY=1");
     assert_eq!(step(&oneshot, life(launching()), now(500), executed()).1, [], "oneshot: only its end");
     let (ended, effects) = run_to_end(&oneshot, zero);
-    assert_eq!((ended.state, ended.result, effects), (Down { failed: false }, Success, vec![Effect::Up]), "oneshot: exit 0");
+    assert_eq!((ended.state, ended.result, effects), (Down { failed: false }, Success, vec![Effect::Up, Effect::Succeeded]), "oneshot: exit 0");
     let (ended, effects) = run_to_end(&oneshot, one);
-    assert_eq!((ended.result, effects), (ExitCode, vec![]), "oneshot: exit 1");
+    assert_eq!((ended.result, effects), (ExitCode, vec![Effect::Failed]), "oneshot: exit 1");
     let (ended, effects) = run_to_end(&notify, zero);
-    assert_eq!((ended.result, effects), (Protocol, vec![]), "notify: an end before READY=1 breaks the protocol");
+    assert_eq!((ended.result, effects), (Protocol, vec![Effect::Failed]), "notify: an end before READY=1 breaks the protocol");
     assert_eq!(ended.last_error.as_deref(), Some("it exited with status 0 before it said READY=1"));
 }
 
@@ -331,7 +338,7 @@ fn a_launch_that_failed_says_what_on_what() {
     for (failure, result, text, sub) in rows {
         let (life, effects) = step(&chat(), life(launching()), now(500), Event::LaunchFailed { run: RunId(3), failure });
         assert_eq!((life.result, life.last_error.as_deref(), life.state.words().1), (result, Some(text), sub));
-        assert_eq!(effects, [], "no process, so no tree: {text}");
+        assert_eq!(effects, [Effect::Failed], "no process, so no tree: {text}");
     }
     let (life, _) = step(&chat(), life(launching()), now(500), Event::LaunchFailed {
         run: RunId(3), failure: stage(Stage::Exec, 8, "/bin/x") });
@@ -356,7 +363,7 @@ fn a_new_loomd_goes_on_with_what_was_stored() {
     let waits = |boot: &str| Record {
         next_start: Some((boot.to_owned(), Millis(700), 1_000_580)), boot_id: boot.into(), failures: 3, ..record(Phase::Ended)
     };
-    let adopted = |ready_at| Running { identity: identity(42), ready_at: Millis(ready_at), silent_at: Some(Millis(10_500)) };
+    let adopted = |ready_at| Running { identity: identity(42), ready_at: Millis(ready_at), silent_at: Some(Millis(10_500)), reload: None };
     let again = Resting { at: Millis(600), wall: 1_000_600 };
     use Repeat::{Alone, No, WithDependencies};
     let table: Vec<(&str, Record, &Found, State, RunResult, Repeat, Vec<Effect>)> = vec![
@@ -364,10 +371,10 @@ fn a_new_loomd_goes_on_with_what_was_stored() {
         ("one that was not ready gets its ready timeout",     record(Phase::Live), &alive, starting(), Success, No, vec![]),
         ("one that is gone is lost, and the policy applies",  live(), &gone, again.clone(), Lost, No, vec![END]),
         ("unless its exit can be known",                      live(), &Found::Gone(Exit::Code(0)), Down { failed: false }, Success, No, vec![END]),
-        ("an intended run has no process",                    record(Phase::Intended), &gone, again.clone(), Lost, No, vec![]),
+        ("an intended run has no process",                    record(Phase::Intended), &gone, again.clone(), Lost, No, vec![Effect::Failed]),
         ("a stop before the launcher showed is done",         Record { wanted: false, ..record(Phase::Intended) }, &gone, Down { failed: false }, Lost, No, vec![]),
         ("a stop goes on with what is left of its time",      ending(Success, false, 900), &alive, stopping(Why::Asked, 900), Success, No, vec![Effect::Signal(15)]),
-        ("one that is late kills at once",                    ending(Success, false, 400), &alive, killing(Why::Asked, true), Success, No, vec![END]),
+        ("one that is late kills at once",                    ending(Success, false, 400), &alive, killing(Why::Asked, Force::Late), Success, No, vec![KILL]),
         ("one whose process is gone is done",                 ending(Success, false, 900), &gone, Down { failed: false }, Success, No, vec![END]),
         ("a restart goes on with its start",                  ending(Success, true, 900), &gone, Down { failed: false }, Success, Alone, vec![END]),
         ("also while its process lives",                      ending(Success, true, 900), &alive, stopping(Why::Asked, 900), Success, Alone, vec![Effect::Signal(15)]),

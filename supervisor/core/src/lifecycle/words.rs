@@ -2,7 +2,7 @@
 //!
 //! Job: texts for exits, spans, stages and errno. May touch: the types above it. Keeps: an errno is shown by its name.
 
-use super::{Event, Exit, LaunchFailure, RunResult, Why};
+use super::{Controlled, Event, Exit, LaunchFailure, RunResult, Why};
 use crate::ids::Millis;
 
 impl Event {
@@ -13,7 +13,10 @@ impl Event {
             Event::Again => "its waiting restart is due".to_owned(),
             Event::Refuse { text } => text.clone(),
             Event::Stop { why: Why::Dependency { text, .. } } => text.clone(),
-            Event::Stop { why: Why::Asked | Why::NotReady | Why::Silent | Why::Announced } => "stop asked".to_owned(),
+            Event::Stop { .. } => "stop asked".to_owned(),
+            Event::Kill => "its end at once was asked".to_owned(),
+            Event::Reload => "reload asked".to_owned(),
+            Event::ResetFailed => "its failures were forgotten".to_owned(),
             Event::Spawned { .. } => "its launcher stands behind the gate".to_owned(),
             Event::Executed { .. } => "its program was executed".to_owned(),
             Event::LaunchFailed { failure, .. } => launch_words(failure),
@@ -21,12 +24,21 @@ impl Event {
             Event::TreeEmpty { .. } => "nothing of the run is left".to_owned(),
             Event::Notified { notify, .. } if notify.watchdog_trigger => "it said WATCHDOG=trigger".to_owned(),
             Event::Notified { notify, .. } if notify.ready => "it said READY=1".to_owned(),
+            Event::Notified { notify, .. } if notify.reloading => "it said RELOADING=1".to_owned(),
             Event::Notified { notify, .. } if notify.stopping => "it said STOPPING=1".to_owned(),
             Event::Notified { .. } => "it sent a notification".to_owned(),
             Event::Tick => "a time limit was reached".to_owned(),
             Event::Checked { unmet: Some(unmet), .. } => format!("condition `{unmet}` does not hold"),
             Event::Checked { unmet: None, .. } => "its conditions hold".to_owned(),
-            Event::Controlled { control, .. } => format!("`{}` has ended", control.word()),
+            Event::Controlled { control, end: Controlled::Exited(Exit::Code(0)), .. } => {
+                format!("`{}` has ended", control.word())
+            }
+            Event::Controlled { control, end: Controlled::Exited(exit), .. } => {
+                format!("`{}`: {}", control.word(), exit_words(*exit))
+            }
+            Event::Controlled { control, end: Controlled::Failed(failure), .. } => {
+                format!("`{}`: {}", control.word(), launch_words(failure))
+            }
             Event::MainProcess { identity, .. } => format!("it said MAINPID={}", identity.pid),
             Event::OomKilled { .. } => "the kernel killed a process of it for want of memory".to_owned(),
             Event::Progressed { .. } => "its work moved".to_owned(),
@@ -66,6 +78,35 @@ pub fn exit_fact(exit: Exit) -> Option<String> {
         Exit::Signal { signal, .. } => Some(format!("signal {signal}")),
         Exit::Unknown => None,
     }
+}
+
+/// systemd's `EXIT_CODE` and `EXIT_STATUS`, which `stop.post` finds in its environment beside `SERVICE_RESULT`. Empty where the
+/// end is not known.
+pub fn service_exit(exit: Option<Exit>) -> (&'static str, String) {
+    match exit {
+        Some(Exit::Code(code)) => ("exited", code.to_string()),
+        Some(Exit::Signal { signal, core }) => {
+            let name = signal_name(signal).map(|name| name.trim_start_matches("SIG").to_owned());
+            (if core { "dumped" } else { "killed" }, name.unwrap_or_else(|| signal.to_string()))
+        }
+        Some(Exit::Unknown) | None => ("", String::new()),
+    }
+}
+
+/// A moment of the wall clock as people read it: `2026-11-23 04:37:07 UTC`.
+pub fn moment(wall: u64) -> String {
+    let (days, second) = (wall / 86_400_000, wall / 1000 % 86_400);
+    // Years of 365.2425 days that begin in March, so that a leap day is a year's last.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 /// For a person.
@@ -161,6 +202,11 @@ pub fn errno_name(errno: i32) -> Option<&'static str> {
         95 => "EOPNOTSUPP",
         _ => return None,
     })
+}
+
+/// ` (ENOENT, no such file or directory)`, or nothing where it is not known.
+pub(super) fn errno_words(errno: i32) -> String {
+    errno_name(errno).map_or_else(String::new, |name| format!(" ({name}{})", errno_meaning(name)))
 }
 
 fn errno_meaning(name: &str) -> &'static str {
