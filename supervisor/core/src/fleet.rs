@@ -39,11 +39,19 @@
 //! what it pulled in has a wish of its own, after a new boot with what it requires and wants. A stop, a final failure and an
 //! end without restart withdraw the wish; [`Event::Shutdown`] does not, so what ran comes back with the next loomd.
 
+mod changes;
 mod graph;
+mod groups;
 mod jobs;
+mod one;
+mod pauses;
 mod shown;
 #[cfg(test)]
 mod tests;
+mod ties;
+mod waits;
+
+pub use changes::{Changes, changed_keys};
 
 #[cfg(test)]
 pub(crate) use shown::without_file;
@@ -54,7 +62,7 @@ use crate::lifecycle::{
     State, TreeEnd, Why,
 };
 use crate::machine::Enforcement;
-use crate::unit::{RunFacts, Unit};
+use crate::unit::{RunFacts, Unit, Until};
 use graph::Graph;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +75,8 @@ pub struct JobId(pub u64);
 pub enum Verb {
     Start,
     Stop,
+    /// As `Stop`, with SIGKILL at once.
+    StopNow,
     Restart,
     /// The program's own reload.
     Reload,
@@ -183,6 +193,10 @@ pub enum Effect {
     Freeze { unit: UnitId, run: RunId, frozen: bool },
     /// One line of log and one event on the bus (`loom.unit.<word>`).
     Say { unit: UnitId, run: RunId, said: Said },
+    /// These units go down now, because their group restarts or ends; told to the bus before the first signal.
+    Leaving { group: UnitId, units: Vec<UnitId> },
+    /// One line of log: what was to be done with this unit, and why it is not.
+    Withheld { unit: UnitId, because: String },
     /// A job is over.
     JobDone { job: JobId, outcome: JobOutcome },
     /// One line of log and one event on the bus (`loom.unit.changed`).
@@ -223,8 +237,14 @@ pub struct Status {
     pub triggered_by: String,
     /// When a waiting restart happens, on the monotonic clock.
     pub next_start: Option<Millis>,
+    /// Why it waits that long.
+    pub next_start_because: Option<&'static str>,
     /// The unit a waiting start waits for.
     pub waits_for: Option<UnitId>,
+    /// How far that unit must come.
+    pub waits_until: Option<Awaited>,
+    /// Since when a job of it is open, on the monotonic clock, and what it is: `start`, `stop`, `restart`, `reload`.
+    pub job: Option<(&'static str, Millis)>,
     /// `STATUS=` of the run.
     pub status_text: Option<String>,
     /// Why the last start failed, with stage and errno.
@@ -234,6 +254,42 @@ pub struct Status {
     pub not_found: bool,
     /// The file's settings differ from those of the live run.
     pub needs_restart: bool,
+    /// Which ones: `exec.command`.
+    pub changed_keys: Vec<String>,
+    /// Its processes were stopped in their tracks.
+    pub frozen: bool,
+    /// Whether it is up and its probes pass; `None` where it has none.
+    pub healthy: Option<bool>,
+    /// It failed so often in a row that this is said.
+    pub crash_looping: bool,
+    /// When its newest run began, on the monotonic clock; `None` for one that an earlier loomd began.
+    pub began_at: Option<Millis>,
+    /// When that run came up.
+    pub up_at: Option<Millis>,
+    /// Restarts of its group within the period, for a target with one.
+    pub group_restarts: u32,
+}
+
+/// How far another unit must come before a start goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    Up(Until),
+    /// It conflicts, and is on its way down.
+    Down,
+}
+
+impl Awaited {
+    /// `ready`, `exited`, …, `stopped`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Awaited::Up(Until::Started) => "started",
+            Awaited::Up(Until::Ready) => "ready",
+            Awaited::Up(Until::Healthy) => "healthy",
+            Awaited::Up(Until::Exited) => "exited",
+            Awaited::Up(Until::Succeeded) => "succeeded",
+            Awaited::Down => "stopped",
+        }
+    }
 }
 
 /// All units and jobs.
@@ -261,14 +317,55 @@ struct Entry {
     not_found: bool,
     life: Life,
     job: Option<Job>,
+    /// Since when a job is open.
+    job_since: Millis,
     /// What its start, or its due restart, waits for.
-    waits_for: Option<UnitId>,
+    waits_for: Option<(UnitId, Awaited)>,
+    /// Its start, or its restart, is part of a group's, which is due then.
+    held_until: Option<Millis>,
     wanted: bool,
     pulled_in_by: Option<UnitId>,
+    /// Units whose handlers led to its newest start, the first cause first.
+    caused_by: Vec<UnitId>,
     /// Wall clock, of the last change of `active_state`.
     since: u64,
+    began_at: Option<Millis>,
+    up_at: Option<Millis>,
+    /// What its probes said last.
+    healthy: bool,
+    upholding: Upholding,
+    frozen: Frozen,
+    /// Of a target with a group: when it restarted, within the period.
+    group_restarts: Vec<Millis>,
     shown: (ActiveState, &'static str),
     stored: Record,
+}
+
+/// A unit that others uphold.
+#[derive(Debug, Default)]
+struct Upholding {
+    /// When it is started again.
+    at: Option<Millis>,
+    /// Starts in a row for the upholder's sake.
+    tries: u32,
+}
+
+/// Whether its processes stand still.
+#[derive(Debug)]
+enum Frozen {
+    No,
+    /// Asked to, then.
+    Freezing {
+        since: Millis,
+        waiters: Vec<JobId>,
+    },
+    /// Since that moment of the monotonic clock.
+    Since(Millis),
+    /// Asked to go on.
+    Thawing {
+        since: Millis,
+        waiters: Vec<JobId>,
+    },
 }
 
 /// What is to be done with a unit.
@@ -278,6 +375,8 @@ enum Job {
     Stop(Stop),
     /// Down, then up.
     Restart(Stop, Start),
+    /// Stays up, with settings read anew.
+    Reload(Reload),
 }
 
 /// To be up.
@@ -289,6 +388,12 @@ struct Start {
     begun: bool,
     /// Required units that were up since it was asked for: a oneshot does not stay up.
     met: BTreeSet<UnitId>,
+    /// Units before it in the order whose run ended since it was asked for, and how.
+    ended: BTreeMap<UnitId, RunResult>,
+    /// From then on `unit.job_timeout` counts.
+    asked_at: Millis,
+    /// To be reloaded once it is up.
+    reloads: Vec<JobId>,
 }
 
 /// To be down.
@@ -298,6 +403,16 @@ struct Stop {
     why: Why,
     /// The unit was told.
     told: bool,
+    /// SIGKILL at once.
+    at_once: bool,
+}
+
+/// To read its settings anew.
+#[derive(Debug)]
+struct Reload {
+    waiters: Vec<JobId>,
+    /// Asked for while one was under way, which may have read too early.
+    again: Vec<JobId>,
 }
 
 impl Fleet {
@@ -345,10 +460,21 @@ impl Fleet {
         for id in failed {
             fleet.stop_dependents(&id);
         }
-        fleet.advance();
-        fleet.persist_touched();
-        let effects = std::mem::take(&mut fleet.out);
+        fleet.resume_group_restarts();
+        let effects = fleet.settle();
         (fleet, effects)
+    }
+
+    /// Goes on with everything as far as it gets now, and says what is to be done.
+    fn settle(&mut self) -> Vec<Effect> {
+        loop {
+            self.advance();
+            if !self.uphold() {
+                break;
+            }
+        }
+        self.persist_touched();
+        std::mem::take(&mut self.out)
     }
 
     fn insert(&mut self, unit: Unit, not_found: bool) {
@@ -360,10 +486,19 @@ impl Fleet {
             not_found,
             life,
             job: None,
+            job_since: Millis(0),
             waits_for: None,
+            held_until: None,
             wanted: false,
             pulled_in_by: None,
+            caused_by: vec![],
             since: self.now.wall,
+            began_at: None,
+            up_at: None,
+            healthy: false,
+            upholding: Upholding::default(),
+            frozen: Frozen::No,
+            group_restarts: vec![],
             stored: Record::never_ran(),
         };
         self.units.insert(entry.unit.id.clone(), entry);
@@ -372,15 +507,28 @@ impl Fleet {
     /// Takes over what a record says of a unit.
     fn adopt(&mut self, id: &UnitId, record: Record, found: &Found) -> (Vec<lifecycle::Effect>, lifecycle::Repeat) {
         let adopted = lifecycle::adopt(&self.entry(id).unit, &record, found, &self.boot_id, self.now);
-        let wall = self.now.wall;
+        let mut freezes = None;
+        let (wall, boot_id) = (self.now.wall, self.boot_id.clone());
         let entry = self.entry_mut(id);
         entry.life = adopted.life;
         entry.wanted = record.wanted;
         entry.pulled_in_by = record.pulled_in_by.clone();
         entry.shown = entry.life.state.words();
+        if record.boot_id == boot_id {
+            entry.up_at = record.ready_at.filter(|_| entry.life.state.is_up());
+            entry.group_restarts.clone_from(&record.group_restarts);
+            if let Some(since) = record.frozen_at.filter(|_| entry.life.state.is_up()) {
+                // Whether the loomd before came to do it is not known.
+                entry.frozen = Frozen::Freezing { since, waiters: vec![] };
+                freezes = Some(entry.life.run);
+            }
+        }
         let is_as_before = record.phase == lifecycle::Phase::Ended || (record.ready && entry.life.state.is_up());
         entry.since = if is_as_before { record.since } else { wall };
         entry.stored = record;
+        if let Some(run) = freezes {
+            self.out.push(Effect::Freeze { unit: id.clone(), run, frozen: true });
+        }
         (adopted.effects, adopted.repeat)
     }
 
@@ -398,7 +546,7 @@ impl Fleet {
         };
         if !starts {
             if entry.life.state.is_live() && !entry.wanted {
-                self.ask_stop(id, None, Why::Asked);
+                self.ask_stop(id, None, Why::Asked, false);
             } else if matches!(entry.life.state, State::Down { .. }) {
                 entry.wanted = false;
             }
@@ -406,6 +554,7 @@ impl Fleet {
             self.apply(id, lifecycle::Event::Refuse { text: format!("it is on a dependency cycle: {cycle}") });
             self.entry_mut(id).wanted = false;
         } else {
+            self.make_way(id);
             self.ask_start(id, None, "loomd".to_owned());
             match repeat {
                 lifecycle::Repeat::WithDependencies => self.pull_in(id),
@@ -435,11 +584,12 @@ impl Fleet {
             Event::TreeEmpty { unit, run } => self.apply(&unit, lifecycle::Event::TreeEmpty { run }),
             Event::Notified { unit, run, notify } => self.apply(&unit, lifecycle::Event::Notified { run, notify }),
             Event::Tick => {
-                let due = |entry: &&Entry| entry.life.deadline(&entry.unit).is_some_and(|at| at <= now.mono);
+                let due = |entry: &&Entry| entry.life_deadline().is_some_and(|at| at <= now.mono);
                 let late: Vec<_> = self.units.values().filter(due).map(|entry| entry.unit.id.clone()).collect();
                 for id in late {
                     self.apply(&id, lifecycle::Event::Tick);
                 }
+                self.end_late_starts();
             }
             Event::Checked { unit, run, unmet } => self.apply(&unit, lifecycle::Event::Checked { run, unmet }),
             Event::Controlled { unit, run, control, end } => {
@@ -454,19 +604,15 @@ impl Fleet {
                 self.apply(&unit, lifecycle::Event::Spent { run, tokens, cost_micros, calls });
             }
             Event::InHand { unit, run, work } => self.apply(&unit, lifecycle::Event::InHand { run, work }),
-            Event::Frozen { .. } => {}
+            Event::Frozen { unit, run, outcome } => self.frozen(&unit, run, outcome),
             Event::Shutdown => self.shutdown(),
         }
-        self.advance();
-        self.persist_touched();
-        std::mem::take(&mut self.out)
+        self.settle()
     }
 
     /// The earliest deadline of any unit; the shell sleeps until then and sends `Tick`.
     pub fn next_wake(&self) -> Option<Millis> {
-        let restart =
-            |entry: &Entry| entry.life.state.rests_until().filter(|_| entry.waits_for.is_none() && entry.job.is_none());
-        self.units.values().filter_map(|entry| entry.life.deadline(&entry.unit).or_else(|| restart(entry))).min()
+        self.units.values().filter_map(Entry::deadline).min()
     }
 
     /// Nothing runs and no job is open.
@@ -500,11 +646,18 @@ impl Fleet {
         let Some(entry) = self.units.get_mut(id) else { return };
         self.touched.insert(id.clone());
         let because = event.because();
-        let was_live = entry.life.state.is_live();
+        let (was_live, was_up) = (entry.life.state.is_live(), entry.life.state.is_up());
         let life = std::mem::take(&mut entry.life);
         let (life, effects) = lifecycle::step(&entry.unit, life, now, event);
         entry.life = life;
-        let over = was_live && entry.life.state.is_at_rest();
+        let state = &entry.life.state;
+        if (!was_live && state.is_live()) || (!was_up && *state == State::Reached) {
+            (entry.began_at, entry.up_at, entry.healthy) = (Some(now.mono), None, false);
+        }
+        if !was_up && state.is_up() {
+            entry.up_at = Some(now.mono);
+        }
+        let over = was_live && state.is_at_rest();
         if over && let Some(next) = entry.next.take() {
             entry.unit = *next;
         }
@@ -553,9 +706,16 @@ impl Fleet {
                     self.persist(id);
                     self.out.push(Effect::SetAside { unit, run, work });
                 }
-                lifecycle::Effect::Say(said) => self.out.push(Effect::Say { unit, run, said }),
-                lifecycle::Effect::Reloaded(_) => {}
-                lifecycle::Effect::Failed | lifecycle::Effect::Succeeded | lifecycle::Effect::GaveUp => {}
+                lifecycle::Effect::Say(said) => {
+                    if let Said::Healthy { healthy } = &said {
+                        self.entry_mut(id).healthy = *healthy;
+                    }
+                    self.out.push(Effect::Say { unit, run, said });
+                }
+                lifecycle::Effect::Reloaded(outcome) => self.reload_over(id, outcome.err()),
+                lifecycle::Effect::Failed => self.trigger(id, ties::Cause::Failure),
+                lifecycle::Effect::Succeeded => self.trigger(id, ties::Cause::Success),
+                lifecycle::Effect::GaveUp => self.trigger(id, ties::Cause::GivingUp),
                 lifecycle::Effect::Up => self.came_up(id),
             }
         }
@@ -576,6 +736,8 @@ impl Fleet {
             wanted: entry.wanted,
             since: entry.since,
             pulled_in_by: entry.pulled_in_by.clone(),
+            group_restarts: entry.group_restarts.clone(),
+            frozen_at: entry.frozen.since(),
             ..lifecycle::record(&entry.life, boot_id)
         };
         // What nobody wants up need not be written for a boot's or a clock's sake alone.

@@ -44,7 +44,7 @@ pub use budget::Tally;
 pub use control::{Control, Controlled, TreeEnd};
 pub use life::{DEATHS_MAX, Death, IN_HAND_MAX, Life, STARTS_MAX};
 pub use news::{Effect, Event, Said};
-pub use policy::{asked_wait, back_off, restarts, result_of, wait};
+pub use policy::{asked_wait, back_off, own_chance, restarts, result_of, wait};
 pub use state::{Awaits, End, Force, Main, Reload, State, Then, Why};
 pub(crate) use stored::record;
 pub use stored::{Adopted, Phase, Record, Repeat, adopt};

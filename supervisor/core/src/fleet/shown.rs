@@ -3,10 +3,14 @@
 //! Job: states in words, changes of state, the texts of failed jobs. May touch: the fleet above it.
 //! Keeps: each change of state is said once, with its cause.
 
-use super::{Effect, Entry, Fleet, Job, JobOutcome, Status};
+use super::waits::Broken;
+use super::{Awaited, Effect, Entry, Fleet, Job, JobOutcome, Status, changed_keys};
 use crate::ids::{Millis, UnitId};
 use crate::lifecycle::{ActiveState, State, exit_words, result_word, span};
-use crate::unit::{PathGrant, Restart, RestartPolicy, Sandbox, ToolRule, Tools, Unit};
+use crate::unit::{PathGrant, Restart, RestartPolicy, Sandbox, ToolRule, Tools, Unit, Until};
+
+/// Failures in a row from which on a unit is said to be crash-looping.
+const CRASH_LOOPING_FROM: u32 = 5;
 
 impl Entry {
     /// As its file says now.
@@ -19,14 +23,37 @@ impl Entry {
         !self.not_found || self.job.is_some() || !matches!(self.life.state, State::Down { .. })
     }
 
-    fn words(&self) -> (ActiveState, &'static str) {
-        let is_waiting = self.waits_for.is_some() && self.life.state.is_at_rest();
-        if is_waiting { (ActiveState::Activating, "waiting") } else { self.life.state.words() }
+    pub(super) fn words(&self) -> (ActiveState, &'static str) {
+        if !self.life.state.is_at_rest() {
+            self.life.state.words()
+        } else if self.waits_for.is_some() {
+            (ActiveState::Activating, "waiting")
+        } else if self.held_until.is_some() {
+            (ActiveState::Activating, "auto-restart")
+        } else {
+            self.life.state.words()
+        }
+    }
+
+    /// Whether its probes pass while it is up; `None` for a unit without such probes.
+    pub(super) fn health(&self) -> Option<bool> {
+        let has_probes = self.unit.health.startup.is_some() || self.unit.health.readiness.is_some();
+        has_probes.then_some(self.healthy && self.life.state.is_up())
+    }
+
+    /// When it starts by itself, and why not before.
+    fn next_start(&self) -> Option<(Millis, &'static str)> {
+        let rests = self.life.state.rests_until();
+        match (self.held_until.filter(|_| self.life.state.is_at_rest()), rests) {
+            (Some(held), rests) if rests.is_none_or(|at| at <= held) => Some((held, "group")),
+            (_, Some(at)) => Some((at, "back-off")),
+            (_, None) => self.upholding.at.filter(|_| self.is_idle()).map(|at| (at, "upheld")),
+        }
     }
 
     pub(super) fn status(&self) -> Status {
         let (active_state, sub_state) = self.words();
-        let next_start = self.life.state.rests_until();
+        let next_start = self.next_start();
         Status {
             unit: self.unit.id.clone(),
             description: self.form().description.clone(),
@@ -39,26 +66,23 @@ impl Entry {
             restarts: self.life.restarts,
             since: self.since,
             triggered_by: self.life.triggered_by.clone(),
-            next_start,
-            waits_for: self.waits_for.clone(),
+            next_start: next_start.map(|(at, _)| at),
+            next_start_because: next_start.map(|(_, because)| because),
+            waits_for: self.waits_for.as_ref().map(|(other, _)| other.clone()),
+            waits_until: self.waits_for.as_ref().map(|(_, awaited)| *awaited),
+            job: self.job.as_ref().map(|job| (job.word(), self.job_since)),
             status_text: self.life.status_text.clone(),
             last_error: self.life.last_error.clone(),
             enforcement: self.life.enforcement.clone(),
             not_found: self.not_found,
             needs_restart: self.next.is_some(),
-        }
-    }
-
-    /// Takes settings as read anew. A live process keeps what it was given; how it is stopped and restarted counts at once.
-    pub(super) fn read_anew(&mut self, unit: Unit) {
-        self.not_found = false;
-        if self.life.state.is_live() && given(&unit) != given(&self.unit) {
-            self.unit.restart = unit.restart.clone();
-            self.unit.stop = unit.stop.clone();
-            self.next = Some(Box::new(unit));
-        } else {
-            self.unit = unit;
-            self.next = None;
+            changed_keys: self.next.as_ref().map(|next| changed_keys(&self.unit, next)).unwrap_or_default(),
+            frozen: self.frozen.since().is_some(),
+            healthy: self.health(),
+            crash_looping: self.life.failures >= CRASH_LOOPING_FROM,
+            began_at: self.began_at,
+            up_at: self.up_at,
+            group_restarts: u32::try_from(self.group_restarts.len()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -81,12 +105,13 @@ impl Fleet {
         self.out.push(Effect::Changed { unit: id.clone(), run, from, to, sub, result, because });
     }
 
-    pub(super) fn set_waits_for(&mut self, id: &UnitId, waits_for: Option<UnitId>) {
+    pub(super) fn set_waits_for(&mut self, id: &UnitId, waits_for: Option<(UnitId, Awaited)>) {
         if self.entry(id).waits_for == waits_for {
             return;
         }
         let because = match &waits_for {
-            Some(other) => format!("it waits for `{other}`"),
+            Some((other, Awaited::Up(Until::Ready))) => format!("it waits for `{other}`"),
+            Some((other, awaited)) => format!("it waits until `{other}` is {}", awaited.word()),
             None => "it waits no more".to_owned(),
         };
         self.entry_mut(id).waits_for = waits_for;
@@ -96,8 +121,12 @@ impl Fleet {
         }
     }
 
-    /// Why a unit cannot start: what it requires is not there.
-    pub(super) fn broken(&self, id: &UnitId, dependency: &UnitId) -> (String, JobOutcome) {
+    /// Why a unit cannot start: what it needs is not there.
+    pub(super) fn broken(&self, id: &UnitId, broken: &Broken) -> (String, JobOutcome) {
+        let (tie, dependency) = match broken {
+            Broken::Need(dependency) => (self.tie(id, dependency), dependency),
+            Broken::NoSuccess(dependency) => ("it starts only after the success of", dependency),
+        };
         let known = self.units.get(dependency).filter(|entry| entry.is_listed());
         let (what, cause, hint) = match (known, self.graph.cycle(dependency)) {
             (None, _) => (
@@ -121,7 +150,7 @@ impl Fleet {
                 format!("see `loomctl logs {dependency}`; then `loomctl start {dependency}`"),
             ),
         };
-        let text = format!("it requires `{dependency}`, {what}");
+        let text = format!("{tie} `{dependency}`, {what}");
         let error = format!("unit `{id}` did not start: {text}");
         (text, JobOutcome::Failed { error, cause, hint: Some(hint) })
     }
@@ -168,7 +197,7 @@ impl Job {
     pub(super) fn brings_up(&self) -> bool {
         match self {
             Job::Start(_) | Job::Restart(..) => true,
-            Job::Stop(_) => false,
+            Job::Stop(_) | Job::Reload(_) => false,
         }
     }
 
@@ -176,13 +205,23 @@ impl Job {
     pub(super) fn brings_down(&self) -> bool {
         match self {
             Job::Stop(_) | Job::Restart(..) => true,
-            Job::Start(_) => false,
+            Job::Start(_) | Job::Reload(_) => false,
+        }
+    }
+
+    /// As `status` names it.
+    fn word(&self) -> &'static str {
+        match self {
+            Job::Start(_) => "start",
+            Job::Stop(_) => "stop",
+            Job::Restart(..) => "restart",
+            Job::Reload(_) => "reload",
         }
     }
 }
 
 /// What a process was given at its start, without what only people and the order of starts see.
-fn given(unit: &Unit) -> Unit {
+pub(super) fn given(unit: &Unit) -> Unit {
     let grant = |grant: &PathGrant| PathGrant { origin: String::new(), ..grant.clone() };
     let rule = |rule: &ToolRule| ToolRule { origin: String::new(), ..rule.clone() };
     let plain = without_file(unit.id.clone());
@@ -193,6 +232,18 @@ fn given(unit: &Unit) -> Unit {
         wants: plain.wants,
         after: plain.after,
         before: plain.before,
+        requisite: plain.requisite,
+        binds_to: plain.binds_to,
+        part_of: plain.part_of,
+        upholds: plain.upholds,
+        conflicts: plain.conflicts,
+        on_success: plain.on_success,
+        on_failure: plain.on_failure,
+        on_give_up: plain.on_give_up,
+        conditions: plain.conditions,
+        job_timeout: plain.job_timeout,
+        group: plain.group,
+        install: plain.install,
         restart: plain.restart,
         stop: plain.stop,
         sandbox: Sandbox {

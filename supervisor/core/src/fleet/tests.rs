@@ -18,7 +18,42 @@ fn with(name: &str, lines: &[&str]) -> Unit {
     for line in lines {
         let (key, value) = line.split_once(' ').unwrap();
         match key {
-            "requires" => unit.requires.push(id(value)),
+            "requires" | "requisite" | "binds_to" => {
+                unit.after.push(crate::unit::After::ready(id(value)));
+                match key {
+                    "requires" => unit.requires.push(id(value)),
+                    "requisite" => unit.requisite.push(id(value)),
+                    _ => unit.binds_to.push(id(value)),
+                }
+            }
+            // As the loader leaves it of `unordered = true`.
+            "unordered" => unit.after.clear(),
+            "until" => {
+                let (until, other) = value.split_once(' ').unwrap();
+                let until = serde_json::from_value(until.into()).unwrap();
+                unit.after.retain(|after| after.unit != id(other));
+                unit.after.push(crate::unit::After { unit: id(other), until });
+            }
+            "part_of" => unit.part_of.push(id(value)),
+            "upholds" => unit.upholds.push(id(value)),
+            "conflicts" => unit.conflicts.push(id(value)),
+            "on_success" => unit.on_success.push(id(value)),
+            "on_failure" => unit.on_failure.push(id(value)),
+            "on_give_up" => unit.on_give_up.push(id(value)),
+            "job_timeout" => unit.job_timeout = Millis(value.parse().unwrap()),
+            // `group one-for-all a.agent b.agent`
+            "group" => {
+                let (strategy, members) = value.split_once(' ').unwrap();
+                unit.group = Some(crate::unit::Group {
+                    members: members.split(' ').map(id).collect(),
+                    strategy: serde_json::from_value(strategy.into()).unwrap(),
+                    intensity: 3,
+                    period: Millis(60_000),
+                    significant: vec![],
+                });
+            }
+            "intensity" => unit.group.as_mut().unwrap().intensity = value.parse().unwrap(),
+            "significant" => unit.group.as_mut().unwrap().significant.push(id(value)),
             "wants" => unit.wants.push(id(value)),
             "after" => unit.after.push(crate::unit::After::ready(id(value))),
             "before" => unit.before.push(id(value)),

@@ -89,6 +89,12 @@ pub struct Record {
     /// The unit whose start pulled this one in; `None` if a person asked for it.
     #[serde(default)]
     pub pulled_in_by: Option<crate::ids::UnitId>,
+    /// Of a target with a group: when it restarted, within its period, on the monotonic clock of `boot_id`.
+    #[serde(default)]
+    pub group_restarts: Vec<Millis>,
+    /// Since when its processes stand still, on the monotonic clock of `boot_id`.
+    #[serde(default)]
+    pub frozen_at: Option<Millis>,
     /// `start_pre` may have left something of this run.
     #[serde(default)]
     pub prepared: bool,
@@ -166,6 +172,8 @@ impl Record {
             failed: false,
             last_error: None,
             pulled_in_by: None,
+            group_restarts: Vec::new(),
+            frozen_at: None,
             prepared: false,
             ready_by: None,
             remains: false,

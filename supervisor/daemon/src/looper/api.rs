@@ -123,7 +123,7 @@ impl Api {
         if !request.no_block {
             let word = match verb {
                 Verb::Start => "start",
-                Verb::Stop => "stop",
+                Verb::Stop | Verb::StopNow => "stop",
                 Verb::Restart => "restart",
                 Verb::Reload => "reload",
                 Verb::TryRestart => "try-restart",

@@ -350,7 +350,9 @@ impl Looper {
                         let _ = done.send(as_stored(outcome, &stored));
                     }
                 }
+                Effect::Withheld { unit, because } => tracing::warn!(%unit, because, "unit not started"),
                 Effect::Check { .. }
+                | Effect::Leaving { .. }
                 | Effect::Run { .. }
                 | Effect::EndControl { .. }
                 | Effect::SignalAll { .. }
