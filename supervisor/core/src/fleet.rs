@@ -438,17 +438,12 @@ impl Fleet {
         for (_, unit) in units {
             fleet.insert(unit, false);
         }
-        let mut failed = vec![];
         let mut carry_on = vec![];
         for (id, (record, found)) in stored {
             if !fleet.units.contains_key(&id) {
                 fleet.insert(shown::without_file(id.clone()), true);
             }
             let (effects, repeat) = fleet.adopt(&id, record, &found);
-            let entry = fleet.entry(&id);
-            if entry.wanted && entry.life.state == (State::Down { failed: true }) && repeat == lifecycle::Repeat::No {
-                failed.push(id.clone());
-            }
             carry_on.push((id, effects, repeat));
         }
         for (id, _, repeat) in &carry_on {
@@ -457,9 +452,7 @@ impl Fleet {
         for (id, effects, _) in carry_on {
             fleet.carry_out(&id, effects);
         }
-        for id in failed {
-            fleet.stop_dependents(&id);
-        }
+        fleet.end_what_has_no_ground();
         fleet.resume_group_restarts();
         let effects = fleet.settle();
         (fleet, effects)

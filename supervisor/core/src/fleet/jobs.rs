@@ -339,8 +339,8 @@ impl Fleet {
             return true;
         }
         if self.entry(id).held_until.is_some_and(|at| at > now) {
-            let because = "its group restarts";
-            self.show(id, because);
+            self.set_waits_for(id, None);
+            self.show(id, "its group restarts");
             return false;
         }
         let readiness = self.readiness(id);

@@ -587,6 +587,21 @@ fn zoo() -> Vec<Unit> {
         with("all.target", &["wants inner.target", "wants web.service", "wants loner.agent"]),
         with("ring.agent", &["requires rang.agent"]),
         with("rang.agent", &["after ring.agent"]),
+        with("bound.agent", &["ready notify", "binds_to tidy.service", "until started tidy.service"]),
+        with("near.agent", &["requisite chat.agent"]),
+        with("part.service", &["part_of chat.agent", "policy always"]),
+        with("keeper.service", &["upholds kept.service", "ready notify"]),
+        with("kept.service", &["policy no", "binds_to loner.agent", "unordered true"]),
+        with("red.agent", &["conflicts blue.agent", "conflicts crew.target"]),
+        with("blue.agent", &["ready notify", "policy always", "delay 60000"]),
+        with("lead.agent", &["ready notify", "on_failure alarm.service"]),
+        with("first.agent", &["policy always", "delay 3000"]),
+        with("second.agent", &["ready notify", "requires llm.service"]),
+        with("alarm.service", &["ready oneshot", "policy no", "on_failure lead.agent", "on_success last.service"]),
+        with("last.service", &["until exited alarm.service", "until succeeded tidy.service", "job_timeout 600000"]),
+        with("crew.target", &["group rest-for-one lead.agent first.agent second.agent", "intensity 5"]),
+        with("pair.target", &["group one-for-all blue.agent frail.agent", "significant frail.agent"]),
+        with("org.target", &["group one-for-one crew.target pair.target", "wants keeper.service"]),
     ]
 }
 
@@ -603,6 +618,20 @@ enum Deed {
     Overdo(usize),
 }
 
+fn other_verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        Just(Verb::StopNow),
+        Just(Verb::Reload),
+        Just(Verb::TryRestart),
+        Just(Verb::VerifyActive),
+        (prop_oneof![Just(9), Just(15)], any::<bool>())
+            .prop_map(|(signal, all)| Verb::Kill { signal, whom: if all { Whom::All } else { Whom::Main } }),
+        Just(Verb::ResetFailed),
+        Just(Verb::Freeze),
+        Just(Verb::Thaw),
+    ]
+}
+
 fn any_deed() -> impl Strategy<Value = Deed> {
     let unit = 0..zoo().len();
     prop_oneof![
@@ -614,6 +643,7 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         1 => (0u64..100_000).prop_map(Deed::ReplaceLoomd),
         1 => (0u64..100_000).prop_map(Deed::Reboot),
         1 => Just(Deed::Tick),
+        4 => (other_verb(), unit.clone()).prop_map(|(verb, unit)| Deed::Ask(verb, unit)),
         1 => unit.clone().prop_map(Deed::Reload),
         1 => unit.prop_map(Deed::Overdo),
     ]
@@ -651,6 +681,7 @@ fn tell_story(world: &mut World, story: &[(u64, Deed)]) {
             }
         }
     }
+    world.come_to_an_end();
     world.shut_down();
 }
 
@@ -690,6 +721,7 @@ fn a_thousand_hours_pass_in_seconds() {
     let mut world = World::new(zoo(), Odds::WILD, 42);
     for _ in 0..1_000 {
         world.start("all.target");
+        world.start("org.target");
         world.pass(3_600_000);
         world.seen.clear();
         if world.draw(10) == 0 {

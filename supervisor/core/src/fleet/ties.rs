@@ -185,11 +185,29 @@ impl Fleet {
         }
     }
 
+    /// A new loomd ends what the one before would have ended next: what runs without what it cannot be up without.
+    pub(super) fn end_what_has_no_ground(&mut self) {
+        let at_rest =
+            |entry: &super::Entry| entry.is_idle().then_some(entry.life.state == (State::Down { failed: true }));
+        let down: Vec<_> =
+            self.units.iter().filter_map(|(id, entry)| at_rest(entry).map(|failed| (id.clone(), failed))).collect();
+        for (id, failed) in down {
+            if failed {
+                self.stop_dependents(&id);
+            } else {
+                self.stop_bound(&id);
+            }
+        }
+    }
+
     /// Starts what is down and upheld by a unit that is up; whether something was started.
     ///
     /// The first try comes after the upheld unit's own shortest wait, and each further one as after so many failures, until
     /// a run was up for its `restart.reset_after`. One that conflicts with a unit which is not down waits for its end.
     pub(super) fn uphold(&mut self) -> bool {
+        if self.graph.upheld().next().is_none() {
+            return false;
+        }
         let mut is_any_started = false;
         let upheld: Vec<_> = self.graph.upheld().map(|(id, by)| (id.clone(), by.clone())).collect();
         for (id, by) in upheld {

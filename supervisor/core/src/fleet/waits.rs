@@ -179,7 +179,8 @@ impl Entry {
     pub(super) fn deadline(&self) -> Option<Millis> {
         let restart = self.life.state.rests_until().filter(|_| self.waits_for.is_none() && self.job.is_none());
         let restart = restart.map(|at| self.held_until.map_or(at, |held| held.max(at)));
-        let held = self.held_until.filter(|_| matches!(&self.job, Some(Job::Start(start)) if !start.begun));
+        let held = self.held_until.filter(|_| self.waits_for.is_none());
+        let held = held.filter(|_| matches!(&self.job, Some(Job::Start(start)) if !start.begun));
         [self.life_deadline(), restart, held, self.start_deadline(), self.upholding.at].into_iter().flatten().min()
     }
 

@@ -3,7 +3,9 @@
 //! Job: carries out effects as the shell would, lets processes live and die by chance, kills loomd between any two effects,
 //! and checks the promises at each step. Thicken it where a new promise needs it.
 
+use super::super::graph::{likes_up, needs, needs_up};
 use super::super::*;
+use crate::ids::Kind;
 use crate::launch_plan::{Report, Stage};
 use crate::lifecycle::{Phase, back_off};
 use crate::unit::ReadyKind;
@@ -20,11 +22,15 @@ pub struct Odds {
     pub mute: u64,
     /// A run lives up to this long by itself.
     pub life_ms: u64,
+    /// Of 100 starts, how many find a condition that does not hold.
+    pub unmet: u64,
+    /// Of 100 helping processes, how many fail; as many never end.
+    pub helper_fails: u64,
 }
 
 impl Odds {
-    pub const TAME: Odds = Odds { launch_fails: 0, deaf: 0, mute: 0, life_ms: u64::MAX };
-    pub const WILD: Odds = Odds { launch_fails: 5, deaf: 10, mute: 5, life_ms: 1_200_000 };
+    pub const TAME: Odds = Odds { launch_fails: 0, deaf: 0, mute: 0, life_ms: u64::MAX, unmet: 0, helper_fails: 0 };
+    pub const WILD: Odds = Odds { launch_fails: 5, deaf: 10, mute: 5, life_ms: 1_200_000, unmet: 5, helper_fails: 10 };
 }
 
 /// A process and its children.
@@ -45,6 +51,7 @@ enum Happening {
     SaysReady(UnitId, RunId),
     Beats(UnitId, RunId),
     Dies(UnitId, RunId, Exit),
+    HelperEnds(UnitId, RunId, Control, Exit),
     /// News that reaches loomd, if it is still the one that the news is for.
     News(u64, Box<Event>),
 }
@@ -70,10 +77,14 @@ pub struct World {
     order: u64,
     happenings: BTreeMap<(Millis, u64), Happening>,
     processes: BTreeMap<(UnitId, RunId), Process>,
+    helpers: BTreeSet<(UnitId, RunId, Control)>,
+    frozen: BTreeSet<(UnitId, RunId)>,
     open_jobs: BTreeSet<JobId>,
     next_job: u64,
     /// Units that were stopped and that nobody asked to start since.
     stopped: BTreeSet<UnitId>,
+    /// Units that may be started for another's sake without a person: upheld, handlers, members of a group within a group.
+    may_come_back: BTreeSet<UnitId>,
     /// When a waiting restart may happen.
     due: BTreeMap<UnitId, Millis>,
     shown: BTreeMap<UnitId, ActiveState>,
@@ -82,6 +93,22 @@ pub struct World {
 impl World {
     pub fn new(units: Vec<Unit>, odds: Odds, seed: u64) -> Self {
         let units: BTreeMap<_, _> = units.into_iter().map(|unit| (unit.id.clone(), unit)).collect();
+        let mut open: Vec<&UnitId> = units
+            .values()
+            .flat_map(|unit| {
+                let inner = unit.group.iter().flat_map(|group| &group.members).filter(|it| it.kind() == Kind::Target);
+                let handlers = unit.on_success.iter().chain(&unit.on_failure).chain(&unit.on_give_up);
+                unit.upholds.iter().chain(handlers).chain(inner)
+            })
+            .collect();
+        let mut may_come_back = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            if let Some(unit) = units.get(id)
+                && may_come_back.insert(id.clone())
+            {
+                open.extend(needs_up(unit).chain(likes_up(unit)));
+            }
+        }
         let now = Now { mono: Millis(1_000), wall: 1_000_000, chance: seed };
         let (fleet, effects) = Fleet::new(units.clone(), BTreeMap::new(), "boot-0", now);
         assert_eq!(effects, [], "a fleet that never ran has nothing to do");
@@ -102,9 +129,12 @@ impl World {
             order: 0,
             happenings: BTreeMap::new(),
             processes: BTreeMap::new(),
+            helpers: BTreeSet::new(),
+            frozen: BTreeSet::new(),
             open_jobs: BTreeSet::new(),
             next_job: 0,
             stopped: BTreeSet::new(),
+            may_come_back,
             due: BTreeMap::new(),
             shown: BTreeMap::new(),
         }
@@ -147,10 +177,10 @@ impl World {
         self.open_jobs.insert(job);
         let before = self.stopped.clone();
         match verb {
-            Verb::Stop => {
+            Verb::Stop | Verb::StopNow => {
                 self.stopped.insert(unit.clone());
             }
-            Verb::Start | Verb::Restart => {
+            Verb::Start | Verb::Restart | Verb::TryRestart => {
                 let mut open = vec![unit.clone()];
                 let mut seen = BTreeSet::new();
                 while let Some(id) = open.pop() {
@@ -158,11 +188,11 @@ impl World {
                     if let Some(unit) = self.units.get(&id)
                         && seen.insert(id)
                     {
-                        open.extend(unit.requires.iter().chain(&unit.wants).cloned());
+                        open.extend(needs_up(unit).chain(likes_up(unit)).cloned());
                     }
                 }
             }
-            other => panic!("this world does not ask for {other:?}"),
+            Verb::Reload | Verb::VerifyActive | Verb::Kill { .. } | Verb::ResetFailed | Verb::Freeze | Verb::Thaw => {}
         }
         let loomd = self.loomd;
         self.tell(Event::Job { job, unit: unit.clone(), verb, by: "person".into() });
@@ -213,7 +243,7 @@ impl World {
                 let delay = self.draw(20);
                 self.later(delay, Happening::Executes(unit, run));
             }
-            Effect::Signal { unit, run, signal } => {
+            Effect::Signal { unit, run, signal } | Effect::SignalAll { unit, run, signal } => {
                 let Some(process) = self.processes.get(&(unit.clone(), run)) else { return };
                 let ends = process.main_lives && !process.deaf;
                 let delay = self.draw(2_000);
@@ -222,6 +252,7 @@ impl World {
                 }
             }
             Effect::EndTree { unit, run, how: _ } => {
+                self.frozen.remove(&(unit.clone(), run));
                 let lived = self.processes.remove(&(unit.clone(), run)).is_some_and(|process| process.main_lives);
                 let delay = self.draw(50);
                 if lived {
@@ -238,7 +269,43 @@ impl World {
                 let before = self.shown.insert(unit.clone(), to).unwrap_or(ActiveState::Inactive);
                 assert_eq!(from, before, "{unit} changes from where it was");
             }
-            other => panic!("this world does not know {other:?}"),
+            Effect::Check { unit, run } => {
+                let unmet = self.percent(self.odds.unmet).then(|| "path-exists:/nowhere".to_owned());
+                let delay = self.draw(10);
+                self.news(delay, Event::Checked { unit, run, unmet });
+            }
+            Effect::Run { unit, run, control } => {
+                let is_new = self.helpers.insert((unit.clone(), run, control));
+                assert!(is_new, "{unit} has two helpers for {control:?}");
+                if !self.percent(self.odds.helper_fails) {
+                    let exit = Exit::Code(u8::from(self.percent(self.odds.helper_fails)));
+                    let delay = self.draw(300);
+                    self.later(delay, Happening::HelperEnds(unit, run, control, exit));
+                }
+            }
+            Effect::EndControl { unit, run, control } => {
+                let exit = Exit::Signal { signal: 9, core: false };
+                let delay = self.draw(50);
+                self.later(delay, Happening::HelperEnds(unit, run, control, exit));
+            }
+            Effect::Freeze { unit, run, frozen } => {
+                let key = (unit.clone(), run);
+                if frozen {
+                    self.frozen.insert(key);
+                } else {
+                    self.frozen.remove(&key);
+                }
+                let delay = self.draw(20);
+                self.news(delay, Event::Frozen { unit, run, outcome: Ok(frozen) });
+            }
+            Effect::Leaving { group, units } => {
+                assert_ne!(units, [], "{group} says nothing of nobody");
+            }
+            Effect::Inspect { .. }
+            | Effect::Report { .. }
+            | Effect::SetAside { .. }
+            | Effect::Say { .. }
+            | Effect::Withheld { .. } => {}
         }
     }
 
@@ -272,7 +339,12 @@ impl World {
             "{unit} has two processes: {:?}",
             self.processes
         );
-        assert!(!self.stopped.contains(&unit), "{unit} was stopped, and nobody asked for a start");
+        // What others ask for may come up again: `dependency`, `upheld`, `failure`.
+        let by = stored.triggered_by.split(' ').next().unwrap_or_default();
+        let others_may_want_it = self.may_come_back.contains(&unit);
+        let by_itself = matches!(by, "person" | "restart") || (matches!(by, "loomd" | "group") && !others_may_want_it);
+        assert!(!(by_itself && self.stopped.contains(&unit)), "{unit} was stopped, and nobody asked for a start: {by}");
+        self.stopped.remove(&unit);
         if stored.triggered_by == "restart" {
             let due = self.due.get(&unit).copied().unwrap_or_default();
             assert!(due <= self.now, "{unit} was restarted before its time");
@@ -294,6 +366,12 @@ impl World {
     }
 
     fn happens(&mut self, what: Happening) {
+        // What stands still does nothing.
+        if let Happening::SaysReady(unit, run) | Happening::Beats(unit, run) | Happening::Dies(unit, run, _) = &what
+            && self.frozen.contains(&(unit.clone(), *run))
+        {
+            return self.later(30_000, what);
+        }
         match what {
             Happening::News(loomd, event) if loomd == self.loomd => self.tell(*event),
             Happening::News(..) => {}
@@ -352,6 +430,11 @@ impl World {
                     self.later(interval.0 / 3, Happening::Beats(unit, run));
                 }
             }
+            Happening::HelperEnds(unit, run, control, exit) => {
+                if self.helpers.remove(&(unit.clone(), run, control)) {
+                    self.news(0, Event::Controlled { unit, run, control, end: Controlled::Exited(exit) });
+                }
+            }
             Happening::Dies(unit, run, exit) => {
                 if let Some(process) = self.processes.get_mut(&(unit.clone(), run))
                     && process.main_lives
@@ -383,6 +466,8 @@ impl World {
         self.open_jobs.clear();
         // A launcher whose gate closes exits.
         self.processes.retain(|_, process| process.gate_open);
+        // Its end is seen by nobody, and what is left of it goes with its tree.
+        self.helpers.clear();
         let back = self.now + Millis(down_ms);
         while let Some((&(at, order), _)) = self.happenings.first_key_value()
             && at <= back
@@ -405,6 +490,8 @@ impl World {
         self.boot += 1;
         self.open_jobs.clear();
         self.processes.clear();
+        self.helpers.clear();
+        self.frozen.clear();
         self.happenings.clear();
         // A boot starts what was wanted with all it asks for.
         self.stopped.clear();
@@ -484,6 +571,39 @@ impl World {
                 );
             }
         }
+        self.check_ties();
+    }
+
+    /// Promises about units among one another, between any two events.
+    fn check_ties(&self) {
+        let runs =
+            |id: &UnitId| self.processes.iter().any(|((unit, _), it)| unit == id && it.main_lives && it.gate_open);
+        for (id, unit) in &self.units {
+            if unit.conflicts.is_empty() && needs(unit).next().is_none() {
+                continue;
+            }
+            let Some(entry) = self.fleet.units.get(id) else { continue };
+            for other in &unit.conflicts {
+                let both = (runs(id) && runs(other)).then_some("run");
+                assert_eq!(both, None, "{id} and {other} conflict, and both run");
+            }
+            // Whoever has a job is on its way elsewhere.
+            if !entry.life.state.is_up() || entry.job.is_some() {
+                continue;
+            }
+            for need in needs(unit) {
+                let Some(other) = self.fleet.units.get(need).filter(|other| other.is_idle()) else { continue };
+                let is_gone = other.life.state == (State::Down { failed: true }) || unit.binds_to.contains(need);
+                assert!(!is_gone, "{id} is up, and {need} is {:?}", other.life.state);
+            }
+        }
+    }
+
+    /// Lets so much time pass that whatever waits for something has it, or has waited too long.
+    pub fn come_to_an_end(&mut self) {
+        self.crash_after = None;
+        self.pass(2 * 3_600_000);
+        assert_eq!(self.open_jobs, BTreeSet::new(), "jobs that nothing answers: {:#?}", self.fleet.statuses());
     }
 
     /// Ends everything and checks that it ends.
