@@ -43,7 +43,6 @@ mod changes;
 mod graph;
 mod groups;
 mod jobs;
-mod one;
 mod pauses;
 mod shown;
 #[cfg(test)]
@@ -262,6 +261,14 @@ pub struct Status {
     pub healthy: Option<bool>,
     /// It failed so often in a row that this is said.
     pub crash_looping: bool,
+    /// The last runs that failed or were lost, the newest last.
+    pub deaths: Vec<lifecycle::Death>,
+    /// `ERRNO=` of the run.
+    pub errno: Option<i32>,
+    /// What it used of its budget in the window that has begun, the time of the live run included.
+    pub used: Option<lifecycle::Tally>,
+    /// Why a start would be refused now: its budget is used up.
+    pub refuses_start: Option<String>,
     /// When its newest run began, on the monotonic clock; `None` for one that an earlier loomd began.
     pub began_at: Option<Millis>,
     /// When that run came up.
@@ -331,8 +338,6 @@ struct Entry {
     since: u64,
     began_at: Option<Millis>,
     up_at: Option<Millis>,
-    /// What its probes said last.
-    healthy: bool,
     upholding: Upholding,
     frozen: Frozen,
     /// Of a target with a group: when it restarted, within the period.
@@ -488,7 +493,6 @@ impl Fleet {
             since: self.now.wall,
             began_at: None,
             up_at: None,
-            healthy: false,
             upholding: Upholding::default(),
             frozen: Frozen::No,
             group_restarts: vec![],
@@ -618,14 +622,14 @@ impl Fleet {
         self.units.values().all(|entry| !entry.life.state.is_between_records())
     }
 
-    /// One unit.
+    /// One unit, as of the last event.
     pub fn status(&self, unit: &UnitId) -> Option<Status> {
-        self.units.get(unit).filter(|entry| entry.is_listed()).map(Entry::status)
+        self.units.get(unit).filter(|entry| entry.is_listed()).map(|entry| entry.status(self.now))
     }
 
     /// All units, by name.
     pub fn statuses(&self) -> Vec<Status> {
-        self.units.values().filter(|entry| entry.is_listed()).map(Entry::status).collect()
+        self.units.values().filter(|entry| entry.is_listed()).map(|entry| entry.status(self.now)).collect()
     }
 
     /// The checked unit that a live run, or the next start, uses.
@@ -645,7 +649,7 @@ impl Fleet {
         entry.life = life;
         let state = &entry.life.state;
         if (!was_live && state.is_live()) || (!was_up && *state == State::Reached) {
-            (entry.began_at, entry.up_at, entry.healthy) = (Some(now.mono), None, false);
+            (entry.began_at, entry.up_at) = (Some(now.mono), None);
         }
         if !was_up && state.is_up() {
             entry.up_at = Some(now.mono);
@@ -699,12 +703,7 @@ impl Fleet {
                     self.persist(id);
                     self.out.push(Effect::SetAside { unit, run, work });
                 }
-                lifecycle::Effect::Say(said) => {
-                    if let Said::Healthy { healthy } = &said {
-                        self.entry_mut(id).healthy = *healthy;
-                    }
-                    self.out.push(Effect::Say { unit, run, said });
-                }
+                lifecycle::Effect::Say(said) => self.out.push(Effect::Say { unit, run, said }),
                 lifecycle::Effect::Reloaded(outcome) => self.reload_over(id, outcome.err()),
                 lifecycle::Effect::Failed => self.trigger(id, ties::Cause::Failure),
                 lifecycle::Effect::Succeeded => self.trigger(id, ties::Cause::Success),

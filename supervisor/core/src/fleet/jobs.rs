@@ -176,7 +176,7 @@ impl Fleet {
 
     fn begin_reload(&mut self, id: &UnitId, waiters: Vec<JobId>) {
         self.set_job(id, Job::Reload(Reload { waiters, again: vec![] }));
-        self.tell_reload(id);
+        self.apply(id, lifecycle::Event::Reload);
     }
 
     /// A reload ended; `because`: why it failed.
@@ -241,7 +241,7 @@ impl Fleet {
         let entry = self.entry_mut(id);
         entry.upholding.tries = 0;
         entry.group_restarts.clear();
-        self.forget_failures(id);
+        self.apply(id, lifecycle::Event::ResetFailed);
         self.answer(vec![job], JobOutcome::Done);
     }
 
@@ -413,7 +413,10 @@ impl Fleet {
                 stop.told = true;
             }
             self.thaw_to_end(id);
-            self.tell_stop(id, why, at_once);
+            self.apply(id, lifecycle::Event::Stop { why });
+            if at_once {
+                self.apply(id, lifecycle::Event::Kill);
+            }
         }
         let entry = self.entry(id);
         if entry.is_asked_down() && matches!(entry.life.state, State::Down { .. }) {

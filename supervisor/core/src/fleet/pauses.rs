@@ -73,11 +73,11 @@ impl Fleet {
         let (next, waiters, answer) = match (std::mem::replace(&mut entry.frozen, Frozen::No), outcome) {
             (Frozen::Freezing { since, waiters }, Ok(true)) => (Frozen::Since(since), waiters, JobOutcome::Done),
             (Frozen::Freezing { since, waiters }, Err(cause)) => {
-                entry.delay(now - since);
+                entry.life.delay(now - since);
                 (Frozen::No, waiters, failed("frozen", cause))
             }
             (Frozen::Thawing { since, waiters }, Ok(false)) => {
-                entry.delay(now - since);
+                entry.life.delay(now - since);
                 (Frozen::No, waiters, JobOutcome::Done)
             }
             (Frozen::Thawing { since, waiters }, Err(cause)) => {

@@ -6,11 +6,8 @@
 use super::waits::Broken;
 use super::{Awaited, Effect, Entry, Fleet, Job, JobOutcome, Status, changed_keys};
 use crate::ids::{Millis, UnitId};
-use crate::lifecycle::{ActiveState, State, exit_words, result_word, span};
+use crate::lifecycle::{ActiveState, Now, State, exit_words, result_word, span};
 use crate::unit::{PathGrant, Restart, RestartPolicy, Sandbox, ToolRule, Tools, Unit, Until};
-
-/// Failures in a row from which on a unit is said to be crash-looping.
-const CRASH_LOOPING_FROM: u32 = 5;
 
 impl Entry {
     /// As its file says now.
@@ -38,7 +35,7 @@ impl Entry {
     /// Whether its probes pass while it is up; `None` for a unit without such probes.
     pub(super) fn health(&self) -> Option<bool> {
         let has_probes = self.unit.health.startup.is_some() || self.unit.health.readiness.is_some();
-        has_probes.then_some(self.healthy && self.life.state.is_up())
+        has_probes.then_some(self.life.is_healthy(&self.unit))
     }
 
     /// When it starts by itself, and why not before.
@@ -51,7 +48,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self, now: Now) -> Status {
         let (active_state, sub_state) = self.words();
         let next_start = self.next_start();
         Status {
@@ -79,7 +76,11 @@ impl Entry {
             changed_keys: self.next.as_ref().map(|next| changed_keys(&self.unit, next)).unwrap_or_default(),
             frozen: self.frozen.since().is_some(),
             healthy: self.health(),
-            crash_looping: self.life.failures >= CRASH_LOOPING_FROM,
+            crash_looping: self.life.is_crash_looping(),
+            deaths: self.life.deaths.clone(),
+            errno: self.life.errno,
+            used: self.unit.budget.is_some().then(|| self.life.tally().with_live_run(now.mono)),
+            refuses_start: self.life.refuses_start(&self.unit, now),
             began_at: self.began_at,
             up_at: self.up_at,
             group_restarts: u32::try_from(self.group_restarts.len()).unwrap_or(u32::MAX),
@@ -183,6 +184,11 @@ impl Fleet {
         if id.is_template() {
             let hint = "name an instance, such as `name@1`";
             return failed(format!("unit `{id}` did not start: it is a template"), None, hint);
+        }
+        let entry = self.units.get(id);
+        if let Some(cause) = entry.and_then(|entry| entry.life.refuses_start(entry.form(), self.now)) {
+            let hint = "raise its `[budget]`, or wait for the end of the window";
+            return failed(format!("unit `{id}` did not start: its budget is exhausted"), Some(cause), hint);
         }
         if let Some(cycle) = self.graph.cycle(id) {
             let hint = "take one of these units out of `requires`, `after` or `before`, then `loomctl daemon-reload`";

@@ -41,6 +41,28 @@ fn with(name: &str, lines: &[&str]) -> Unit {
             "on_failure" => unit.on_failure.push(id(value)),
             "on_give_up" => unit.on_give_up.push(id(value)),
             "job_timeout" => unit.job_timeout = Millis(value.parse().unwrap()),
+            "condition" => unit.conditions.push(crate::unit::Condition {
+                negated: false,
+                test: crate::unit::Test::PathExists(value.into()),
+                text: format!("path-exists:{value}"),
+            }),
+            "start_pre" => unit.exec.as_mut().unwrap().start_pre.push(vec![value.into()]),
+            "reload" => unit.exec.as_mut().unwrap().reload = Some(vec![value.into()]),
+            "remains" => unit.exec.as_mut().unwrap().remain_after_exit = value == "true",
+            "post" => unit.stop.post.push(vec![value.into()]),
+            "stop" => unit.stop.command = Some(vec![value.into()]),
+            "readiness" | "liveness" => {
+                let check = crate::unit::Check::Exec(vec![value.into()]);
+                let probe = crate::unit::Probe {
+                    check,
+                    period: Millis(60_000),
+                    timeout: Millis(1_000),
+                    failures: 3,
+                    successes: 1,
+                };
+                *(if key == "liveness" { &mut unit.health.liveness } else { &mut unit.health.readiness }) = Some(probe);
+            }
+            "limit_burst" => unit.restart.limit_burst = value.parse().unwrap(),
             // `group one-for-all a.agent b.agent`
             "group" => {
                 let (strategy, members) = value.split_once(' ').unwrap();
@@ -58,6 +80,7 @@ fn with(name: &str, lines: &[&str]) -> Unit {
             "after" => unit.after.push(crate::unit::After::ready(id(value))),
             "before" => unit.before.push(id(value)),
             "ready" if value == "notify" => unit.ready.kind = ReadyKind::Notify,
+            "ready" if value == "notify-reload" => unit.ready.kind = ReadyKind::NotifyReload,
             "ready" if value == "oneshot" => unit.ready.kind = ReadyKind::Oneshot,
             "policy" if value == "no" => unit.restart.policy = RestartPolicy::No,
             "policy" if value == "always" => unit.restart.policy = RestartPolicy::Always,
@@ -577,7 +600,7 @@ fn news_of_unknown_units_and_old_runs_changes_nothing() {
 /// Units of every sort, entangled.
 fn zoo() -> Vec<Unit> {
     vec![
-        with("llm.service", &["ready notify"]),
+        with("llm.service", &["ready notify", "readiness /bin/ok", "reload /bin/reload"]),
         with("chat.agent", &["ready notify", "requires llm.service", "watchdog 600000"]),
         with("tidy.service", &["ready oneshot", "policy no"]),
         with("web.service", &["after chat.agent", "wants tidy.service", "requires tidy.service"]),
@@ -589,16 +612,29 @@ fn zoo() -> Vec<Unit> {
         with("rang.agent", &["after ring.agent"]),
         with("bound.agent", &["ready notify", "binds_to tidy.service", "until started tidy.service"]),
         with("near.agent", &["requisite chat.agent"]),
-        with("part.service", &["part_of chat.agent", "policy always"]),
-        with("keeper.service", &["upholds kept.service", "ready notify"]),
-        with("kept.service", &["policy no", "binds_to loner.agent", "unordered true"]),
+        with("part.service", &["part_of chat.agent", "policy always", "condition /x", "reload /bin/reload"]),
+        with("keeper.service", &["upholds kept.service", "ready notify", "start_pre /bin/x", "post /bin/y"]),
+        with(
+            "kept.service",
+            &[
+                "policy no",
+                "stop /bin/z",
+                "limit_burst 2",
+                "on_give_up alarm.service",
+                "binds_to loner.agent",
+                "unordered true",
+            ],
+        ),
         with("red.agent", &["conflicts blue.agent", "conflicts crew.target"]),
-        with("blue.agent", &["ready notify", "policy always", "delay 60000"]),
+        with("blue.agent", &["ready notify", "start_pre /bin/x", "liveness /bin/ok", "policy always", "delay 60000"]),
         with("lead.agent", &["ready notify", "on_failure alarm.service"]),
         with("first.agent", &["policy always", "delay 3000"]),
-        with("second.agent", &["ready notify", "requires llm.service"]),
+        with("second.agent", &["ready notify", "requires llm.service", "until healthy llm.service"]),
         with("alarm.service", &["ready oneshot", "policy no", "on_failure lead.agent", "on_success last.service"]),
-        with("last.service", &["until exited alarm.service", "until succeeded tidy.service", "job_timeout 600000"]),
+        with(
+            "last.service",
+            &["remains true", "until exited alarm.service", "until succeeded tidy.service", "job_timeout 600000"],
+        ),
         with("crew.target", &["group rest-for-one lead.agent first.agent second.agent", "intensity 5"]),
         with("pair.target", &["group one-for-all blue.agent frail.agent", "significant frail.agent"]),
         with("org.target", &["group one-for-one crew.target pair.target", "wants keeper.service"]),

@@ -37,6 +37,13 @@ impl Fleet {
                 if !can_start || seen.contains(&id) {
                     continue;
                 }
+                if let Some(because) = entry.life.refuses_start(entry.form(), self.now)
+                    && !self.is_up_to_stay(&id)
+                {
+                    seen.insert(id.clone());
+                    self.out.push(Effect::Withheld { unit: id, because });
+                    continue;
+                }
                 if let Some((one, other)) = self.first_conflict(&id, &taken) {
                     let because = format!("it is only wanted by `{by}`, and `{one}` conflicts with `{other}`");
                     seen.insert(id.clone());

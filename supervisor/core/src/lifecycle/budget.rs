@@ -35,6 +35,11 @@ impl Tally {
         self.time + self.running_since.map_or(Millis(0), |since| now - since)
     }
 
+    /// With the time of the run that runs.
+    pub(crate) fn with_live_run(&self, now: Millis) -> Tally {
+        Tally { time: self.time(now), ..self.clone() }
+    }
+
     /// When its time will be used up if it goes on running.
     pub(super) fn time_up_at(&self, budget: &Budget) -> Option<Millis> {
         Some(self.running_since? + (budget.time? - self.time))

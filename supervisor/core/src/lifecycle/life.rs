@@ -169,6 +169,21 @@ impl Life {
         if let State::Clearing { end, .. } | State::Posting { end, .. } = &self.state { Some(end) } else { None }
     }
 
+    /// Its processes stood still for so long, and its clocks did too: what was due is due that much later.
+    pub(crate) fn delay(&mut self, by: Millis) {
+        if let State::Running { silent_at, reload, .. } = &mut self.state {
+            let late_at = reload.as_mut().map(|reload| &mut reload.late_at);
+            silent_at.iter_mut().chain(late_at).for_each(|at| *at = *at + by);
+        }
+        if let Pace::Runs { late_at: at } | Pace::Interrupted { abort_at: at } = &mut self.watch.pace {
+            *at = *at + by;
+        }
+        let (note_idle_at, oom_until) = (&mut self.watch.note_idle_at, &mut self.watch.oom_until);
+        let of_run = note_idle_at.iter_mut().chain(oom_until).chain(&mut self.tally.running_since);
+        of_run.for_each(|at| *at = *at + by);
+        self.watch.probes.delay(by);
+    }
+
     /// Until when a run must stay up to be a stable one; `None` if nothing would be forgotten then.
     pub(super) fn stable_at(&self, unit: &Unit) -> Option<Millis> {
         let State::Running { ready_at, .. } = &self.state else { return None };

@@ -81,6 +81,16 @@ impl Probes {
         }
     }
 
+    /// The unit stood still for so long.
+    pub fn delay(&mut self, by: Millis) {
+        for row in [&mut self.startup, &mut self.readiness, &mut self.liveness] {
+            row.due = row.due + by;
+        }
+        if let Some(Asking { late_at: Some(late_at), .. }) = &mut self.asking {
+            *late_at = *late_at + by;
+        }
+    }
+
     /// Gives up the probe that is being asked, and says which is to be killed.
     pub fn give_up(&mut self) -> Option<Control> {
         let asking = self.asking.take()?;

@@ -270,11 +270,15 @@ impl World {
                 assert_eq!(from, before, "{unit} changes from where it was");
             }
             Effect::Check { unit, run } => {
+                self.begins(&unit);
                 let unmet = self.percent(self.odds.unmet).then(|| "path-exists:/nowhere".to_owned());
                 let delay = self.draw(10);
                 self.news(delay, Event::Checked { unit, run, unmet });
             }
             Effect::Run { unit, run, control } => {
+                if control == Control::StartPre(0) {
+                    self.begins(&unit);
+                }
                 let is_new = self.helpers.insert((unit.clone(), run, control));
                 assert!(is_new, "{unit} has two helpers for {control:?}");
                 if !self.percent(self.odds.helper_fails) {
@@ -329,6 +333,18 @@ impl World {
         self.store.insert(unit, record);
     }
 
+    /// A run begins: somebody must have asked for it since the unit was stopped.
+    fn begins(&mut self, unit: &UnitId) {
+        let by = self.fleet.units[unit].life.triggered_by.clone();
+        // What others ask for may come up again: `dependency`, `upheld`, `failure`.
+        let word = by.split(' ').next().unwrap_or_default();
+        let others_may_want_it = self.may_come_back.contains(unit);
+        let by_itself =
+            matches!(word, "person" | "restart") || (matches!(word, "loomd" | "group") && !others_may_want_it);
+        assert!(!(by_itself && self.stopped.contains(unit)), "{unit} was stopped, and nobody asked for a start: {by}");
+        self.stopped.remove(unit);
+    }
+
     fn spawn(&mut self, unit: UnitId, run: RunId, facts: &RunFacts) {
         self.runs += 1;
         let stored = &self.store[&unit];
@@ -339,12 +355,8 @@ impl World {
             "{unit} has two processes: {:?}",
             self.processes
         );
-        // What others ask for may come up again: `dependency`, `upheld`, `failure`.
-        let by = stored.triggered_by.split(' ').next().unwrap_or_default();
-        let others_may_want_it = self.may_come_back.contains(&unit);
-        let by_itself = matches!(by, "person" | "restart") || (matches!(by, "loomd" | "group") && !others_may_want_it);
-        assert!(!(by_itself && self.stopped.contains(&unit)), "{unit} was stopped, and nobody asked for a start: {by}");
-        self.stopped.remove(&unit);
+        self.begins(&unit);
+        let stored = &self.store[&unit];
         if stored.triggered_by == "restart" {
             let due = self.due.get(&unit).copied().unwrap_or_default();
             assert!(due <= self.now, "{unit} was restarted before its time");
