@@ -274,7 +274,8 @@ mod tests {
         let (high, low) = (temp.path().join("high"), temp.path().join("low"));
         let id = |text: &str| text.parse::<loom_core::ids::UnitId>().unwrap();
         let (all, a, b) = (id("all.target"), id("a.agent"), id("b.agent"));
-        for directory in [high.join("all.target.wants"), low.join("all.target.wants"), low.join("all.target.requires")] {
+        for directory in [high.join("all.target.wants"), low.join("all.target.wants"), low.join("all.target.requires")]
+        {
             fs::create_dir_all(directory).unwrap();
         }
         fs::write(low.join("all.target.toml"), "").unwrap();
@@ -296,10 +297,7 @@ mod tests {
         symlink("nowhere", low.join(link_name(&all, Enabled::Wants, &id("d.agent")))).unwrap();
         let catalogue = load_all(&read(&dirs), &facts_for(&dirs), None);
         let said: Vec<&str> = catalogue.problems.iter().map(|problem| problem.message.as_str()).collect();
-        assert_eq!(
-            said,
-            ["not read: not a link", "`unit.wants` names `d.agent`: there is no unit of this name"]
-        );
+        assert_eq!(said, ["not read: not a link", "`unit.wants` names `d.agent`: there is no unit of this name"]);
         assert!(!catalogue.has_errors());
     }
 

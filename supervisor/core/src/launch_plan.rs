@@ -34,6 +34,9 @@ pub struct LaunchPlan {
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
+    /// Variables beside those, whose value is the process's own id: `LISTEN_PID`, `WATCHDOG_PID`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pid_variables: Vec<String>,
     /// Working directory, absolute.
     pub directory: String,
     /// Descriptors to keep, at their new numbers; all others are closed. Includes 0, 1, 2.

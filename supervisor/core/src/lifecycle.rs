@@ -155,6 +155,8 @@ pub struct Notify {
     pub extend_timeout: Option<Millis>,
     /// `RELOADING=1`; a [`Notify`] never holds both this and a `ready` that came before it.
     pub reloading: bool,
+    /// `MONOTONIC_USEC=` beside `RELOADING=1`: when that reload began.
+    pub reloading_at: Option<Millis>,
     /// `ERRNO=`
     pub errno: Option<i32>,
     /// `WATCHDOG_USEC=`: its own wish for the interval.

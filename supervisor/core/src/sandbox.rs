@@ -12,10 +12,10 @@ mod tests;
 pub use profile::{PROFILE_NAMES, Profile, profile};
 
 use crate::launch_plan::{
-    Access, DescriptorMove, LandlockPlan, LaunchPlan, PLAN_VERSION, PathRule, Rlimit, SeccompPlan,
+    Access, DescriptorMove, LandlockPlan, LaunchPlan, PLAN_VERSION, PathRule, Rlimit, SeccompPlan, User,
 };
 use crate::machine::{Enforced, Enforcement, Machine, Promise};
-use crate::unit::{RunFacts, Unit};
+use crate::unit::{Check, RunFacts, Unit};
 use std::collections::BTreeMap;
 
 /// Where programs are looked up, and what a unit's `PATH` is.
@@ -48,6 +48,10 @@ pub struct Surroundings {
     pub links: BTreeMap<String, String>,
     /// Extra environment: `LOOM_SOCKET`, `LOOM_TOKEN_FD`, `LOOM_CONFIG_FD`, `NOTIFY_SOCKET`, `WATCHDOG_USEC`, …
     pub env: BTreeMap<String, String>,
+    /// Variables that get the process's own id: `LISTEN_PID`, `WATCHDOG_PID`.
+    pub pid_variables: Vec<String>,
+    /// Who the process becomes; `None`: as loomd.
+    pub user: Option<User>,
     /// Descriptors to keep, 0, 1 and 2 included; where one of these is missing, the launcher's own is kept.
     pub descriptors: Vec<DescriptorMove>,
     /// Open cgroup directories to join.
@@ -99,11 +103,12 @@ pub fn plan(
         run: facts.run,
         argv,
         env: environment(unit, facts, profile, around),
+        pid_variables: around.pid_variables.clone(),
         directory: exec.working_directory.clone(),
         descriptors: with_standard(&around.descriptors),
         lock: Some(format!("{}/lock", around.runtime_dir)),
         cgroups: around.cgroups.clone(),
-        user: None,
+        user: around.user,
         rlimits: rlimits(unit),
         mdwe: profile.mdwe && machine.mdwe,
         landlock: landlock(machine, grants::tidy(rules), connect_ports(unit), unit.sandbox.listen.clone()),
@@ -114,6 +119,66 @@ pub fn plan(
         }),
     };
     Ok((plan, enforcement))
+}
+
+/// The plan for a process that helps the unit's main process: `exec.start_pre`, `exec.reload`, `stop.command`, `stop.post`, a
+/// probe's `exec`. It has the unit's sandbox, and no lock, for it may run beside the unit's process.
+///
+/// `command` is what `around` was looked up for; its code roots may hold those of the unit's own program as well.
+pub fn helper_plan(
+    unit: &Unit,
+    command: &[String],
+    facts: &RunFacts,
+    machine: &Machine,
+    around: &Surroundings,
+) -> Result<LaunchPlan, SandboxError> {
+    let mut helper = unit.clone();
+    if let Some(exec) = &mut helper.exec {
+        exec.command = command.to_vec();
+    }
+    let (plan, _) = plan(&helper, facts, machine, around)?;
+    Ok(LaunchPlan { lock: None, ..plan })
+}
+
+/// The plan for a probe that connects: a worker that reaches that one port or socket. `None`: the check runs a program.
+pub fn probe_plan(
+    unit: &Unit,
+    check: &Check,
+    facts: &RunFacts,
+    machine: &Machine,
+    around: &Surroundings,
+) -> Result<Option<LaunchPlan>, SandboxError> {
+    let (how, target, port) = match check {
+        Check::Exec(_) => return Ok(None),
+        Check::Http { url, port, .. } => ("http", url.clone(), Some(*port)),
+        // An address of version 6 stands in brackets, as in a URL.
+        Check::Tcp { host, port } if host.contains(':') && !host.starts_with('[') => {
+            ("tcp", format!("[{host}]:{port}"), Some(*port))
+        }
+        Check::Tcp { host, port } => ("tcp", format!("{host}:{port}"), Some(*port)),
+        Check::Unix(path) => ("unix", path.clone(), None),
+    };
+    let mut plan = worker_plan(unit, facts, machine, around)?;
+    plan.argv.extend(["probe".to_owned(), how.to_owned(), target.clone()]);
+    if let Some(landlock) = &mut plan.landlock {
+        if let Some(ports) = &mut landlock.connect_ports {
+            ports.extend(port);
+        }
+        if port.is_none() {
+            landlock.rules.push(PathRule {
+                path: target,
+                access: Access::Connect,
+                optional: true,
+                no_symlinks: false,
+                origin: "probe".to_owned(),
+            });
+        }
+    }
+    if let Some(seccomp) = &mut plan.seccomp {
+        let families: &[&str] = if port.is_some() { &["inet", "inet6"] } else { &["unix"] };
+        seccomp.socket_families.extend(families.iter().map(|family| (*family).to_owned()));
+    }
+    Ok(Some(plan))
 }
 
 /// The plan for a worker that carries out tools with the rights of `unit`.
@@ -152,11 +217,12 @@ pub fn worker_plan(
         run: facts.run,
         argv: vec![around.program.clone()],
         env,
+        pid_variables: around.pid_variables.clone(),
         directory: "/".to_owned(),
         descriptors: with_standard(&around.descriptors),
         lock: None,
         cgroups: around.cgroups.clone(),
-        user: None,
+        user: around.user,
         rlimits: rlimits(unit),
         mdwe: profile.mdwe && machine.mdwe,
         landlock: landlock(machine, grants::tidy(rules), Vec::new(), Vec::new()),

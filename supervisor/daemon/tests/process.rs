@@ -5,9 +5,9 @@
 use loom_core::fleet::{Event, Found};
 use loom_core::ids::{RunId, UnitId};
 use loom_core::launch_plan::Stage;
-use loom_core::lifecycle::{Exit, Identity, LaunchFailure};
+use loom_core::lifecycle::{Exit, Identity, LaunchFailure, TreeEnd};
 use loom_core::machine::Machine;
-use loom_core::unit::{RunFacts, Unit, load_all};
+use loom_core::unit::{NotifyAccess, RunFacts, Unit, load_all};
 use loomd::process::{Room, Settings, Spawned, boot_id};
 use std::fs;
 use std::io;
@@ -102,6 +102,9 @@ impl Bench {
         if let Event::Exited { unit, run, .. } | Event::LaunchFailed { unit, run, .. } = &event {
             self.room.told(unit, *run);
         }
+        if let Event::Notified { unit, .. } | Event::MainProcess { unit, .. } = &event {
+            self.room.heard(unit);
+        }
         event
     }
 
@@ -112,7 +115,7 @@ impl Bench {
     /// Ends a run's tree and waits until it is empty; gives the exit, if the main process lived.
     async fn end(&mut self, unit: &UnitId, run: u64) -> Option<Exit> {
         let mut exit = None;
-        if self.room.end_tree(unit, RunId(run)) {
+        if self.room.end_tree(unit, RunId(run), TreeEnd::Kill) {
             return exit;
         }
         loop {
@@ -194,7 +197,7 @@ async fn an_exit_is_told_as_it_was_and_for_its_run() {
         let unit = bench.unit(&["sh", "-c", script], "");
         bench.start(&unit, 3).await;
         assert_eq!(bench.next().await, Event::Exited { unit: unit.id.clone(), run, exit });
-        assert!(bench.room.end_tree(&unit.id, run), "nothing is left");
+        assert!(bench.room.end_tree(&unit.id, run, TreeEnd::Kill), "nothing is left");
     }
 }
 
@@ -226,7 +229,7 @@ async fn a_start_that_fails_says_at_which_stage_and_of_what() {
     bench.room.open_gate(&unit.id, RunId(2));
     let Event::LaunchFailed { failure: LaunchFailure::Stage(report), .. } = bench.next().await else { panic!() };
     assert_eq!((report.stage, report.errno), (Stage::Directory, 2), "{report:?}");
-    assert!(bench.room.end_tree(&unit.id, RunId(2)));
+    assert!(bench.room.end_tree(&unit.id, RunId(2), TreeEnd::Kill));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -346,7 +349,8 @@ os.read(r, 1)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_is_heard_from_the_runs_own_processes_only() {
     let mut bench = Bench::new();
-    let unit = bench.unit(&["python3", "-c", NOTIFY], "[ready]\ntype = \"notify\"\n");
+    let mut unit = bench.unit(&["python3", "-c", NOTIFY], "[ready]\ntype = \"notify\"\n");
+    unit.ready.notify_access = NotifyAccess::All;
     bench.room.make_directories(&unit.id).unwrap();
     fs::write(bench.place.path().join("s/units/t.service/n.py"), NOTIFY).unwrap();
     bench.start(&unit, 1).await;
@@ -406,7 +410,7 @@ async fn a_forged_record_is_never_signalled() {
         let (mut other, mut events) = open(place.path());
         assert_eq!(other.adopt(&unit.id, Some(&unit), RunId(9), &record), Found::Gone(Exit::Unknown), "{record:?}");
         other.signal(&unit.id, RunId(9), 15);
-        if !other.end_tree(&unit.id, RunId(9)) {
+        if !other.end_tree(&unit.id, RunId(9), TreeEnd::Kill) {
             let event = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::TreeEmpty { .. })), "{event:?}");
         }
@@ -447,7 +451,7 @@ fn a_new_loomd_takes_over_a_run_and_learns_its_end() {
         let ended = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
         assert_eq!(ended, Some(Event::Exited { unit: unit.id.clone(), run: RunId(1), exit: Exit::Code(5) }));
         room.told(&unit.id, RunId(1));
-        if !room.end_tree(&unit.id, RunId(1)) {
+        if !room.end_tree(&unit.id, RunId(1), TreeEnd::Kill) {
             let event = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
             assert!(matches!(event, Some(Event::TreeEmpty { .. })), "{event:?}");
         }

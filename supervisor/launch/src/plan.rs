@@ -61,7 +61,11 @@ pub fn check(bytes: &[u8]) -> Result<Ready, Trouble> {
         }
     }
     let rlimits = rlimits(&plan)?;
-    let program = CStrings::new(&plan.argv, &plan.env)?;
+    // The program keeps this process's id.
+    let pid = std::process::id().to_string();
+    let mut env = plan.env.clone();
+    env.extend(plan.pid_variables.iter().map(|name| (name.clone(), pid.clone())));
+    let program = CStrings::new(&plan.argv, &env)?;
     let seccomp = plan.seccomp.as_ref().map(seccomp::compile).transpose().map_err(refuse)?;
     Ok(Ready { plan, program, rlimits, seccomp })
 }

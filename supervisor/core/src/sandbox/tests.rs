@@ -53,6 +53,7 @@ fn around() -> Surroundings {
             DescriptorMove { fd: 11, to: 3 },
         ],
         cgroups: vec![12],
+        ..Surroundings::default()
     }
 }
 

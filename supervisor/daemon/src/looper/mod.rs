@@ -12,10 +12,10 @@ pub mod start;
 pub mod upward;
 
 use crate::fault;
-use crate::process::{Room, Spawned};
+use crate::process::{Room, RunEnd, Spawned};
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
-use loom_core::lifecycle::{ActiveState, Identity, LaunchFailure, Record, RunResult, result_word};
+use loom_core::lifecycle::{ActiveState, Control, Controlled, Identity, LaunchFailure, Record, RunResult, result_word};
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -209,7 +209,9 @@ impl Looper {
     }
 
     fn take(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let mut heard = None;
         match &event {
+            Event::Notified { unit, .. } | Event::MainProcess { unit, .. } => heard = Some(unit.clone()),
             Event::Exited { unit, run, .. } | Event::LaunchFailed { unit, run, .. } => {
                 self.room.told(unit, *run);
                 self.audience.ends(unit, *run);
@@ -220,10 +222,8 @@ impl Looper {
             | Event::Spawned { .. }
             | Event::Executed { .. }
             | Event::TreeEmpty { .. }
-            | Event::Notified { .. }
             | Event::Checked { .. }
             | Event::Controlled { .. }
-            | Event::MainProcess { .. }
             | Event::OomKilled { .. }
             | Event::Progressed { .. }
             | Event::Spent { .. }
@@ -233,6 +233,9 @@ impl Looper {
             | Event::Shutdown => {}
         }
         effects.extend(self.fleet.handle(clock::now(), event));
+        if let Some(unit) = heard {
+            self.room.heard(&unit);
+        }
     }
 
     fn answer(&mut self, ask: Ask, effects: &mut Vec<Effect>) {
@@ -340,8 +343,8 @@ impl Looper {
                     Err(error) => self.room.refuse_gate(&unit, run, &format!("cannot store the run: {error}")),
                 },
                 Effect::Signal { unit, run, signal } => self.room.signal(&unit, run, signal),
-                Effect::EndTree { unit, run, how: _ } => {
-                    if self.room.end_tree(&unit, run) {
+                Effect::EndTree { unit, run, how } => {
+                    if self.room.end_tree(&unit, run, how) {
                         news.push_back(Event::TreeEmpty { unit, run });
                     }
                 }
@@ -351,22 +354,56 @@ impl Looper {
                     }
                 }
                 Effect::Withheld { unit, because } => tracing::warn!(%unit, because, "unit not started"),
-                Effect::Check { .. }
-                | Effect::Leaving { .. }
-                | Effect::Run { .. }
-                | Effect::EndControl { .. }
-                | Effect::SignalAll { .. }
-                | Effect::Report { .. }
-                | Effect::SetAside { .. }
-                | Effect::Say { .. } => {}
+                Effect::Check { unit, run } => match self.fleet.unit(&unit) {
+                    Some(settings) => self.room.check(settings, run),
+                    None => news.push_back(Event::Checked { unit, run, unmet: Some("its file is gone".to_owned()) }),
+                },
+                Effect::Run { unit, run, control } => {
+                    if let Err(failure) = self.help(&unit, run, control) {
+                        let end = Controlled::Failed(failure);
+                        news.push_back(Event::Controlled { unit, run, control, end });
+                    }
+                }
+                Effect::EndControl { unit, run, control } => self.room.end_control(&unit, run, control),
+                Effect::SignalAll { unit, run, signal } => self.room.signal_all(&unit, run, signal),
+                Effect::Leaving { .. } | Effect::Report { .. } | Effect::SetAside { .. } | Effect::Say { .. } => {}
                 Effect::Inspect { unit, run } => self.room.inspect(&unit, run),
                 Effect::Freeze { unit, run, frozen } => self.room.freeze(&unit, run, frozen),
                 Effect::Changed { unit, run, from, to, sub, result, because } => {
+                    if self.rests(&unit) {
+                        self.room.drop_kept(&unit);
+                    }
                     self.tell(&Change { unit, run, from, to, sub, result, because });
                 }
             }
         }
         news
+    }
+
+    /// Starts a helping process.
+    fn help(&mut self, unit: &UnitId, run: RunId, control: Control) -> Result<(), LaunchFailure> {
+        let (Some(settings), Some(status)) = (self.fleet.unit(unit), self.fleet.status(unit)) else {
+            return Err(LaunchFailure::Resources(format!("{unit} is not loaded")));
+        };
+        let facts = RunFacts { run, restarts: status.restarts, last_result: None, last_exit: None };
+        let ended = match control {
+            Control::StopPost(_) => Some(RunEnd { result: status.result, exit: status.exit }),
+            Control::StartPre(_)
+            | Control::Reload
+            | Control::Stop
+            | Control::Startup
+            | Control::Readiness
+            | Control::Liveness => None,
+        };
+        self.room.run_control(settings, control, &facts, ended)
+    }
+
+    /// Whether a unit is down and not about to start.
+    fn rests(&self, unit: &UnitId) -> bool {
+        self.fleet.status(unit).is_none_or(|status| match status.active_state {
+            ActiveState::Inactive | ActiveState::Failed => status.next_start.is_none() && status.waits_for.is_none(),
+            ActiveState::Activating | ActiveState::Active | ActiveState::Reloading | ActiveState::Deactivating => false,
+        })
     }
 
     fn launch(&mut self, effects: &[Effect]) -> VecDeque<Result<Spawned, LaunchFailure>> {

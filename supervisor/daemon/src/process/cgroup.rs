@@ -55,15 +55,17 @@ pub struct Groups {
 
 impl Groups {
     /// Makes a unit's groups with its limits. `home`: the directory's name within each hierarchy, the same for all units.
-    pub fn make(machine: &Machine, home: &str, unit: &UnitId, limits: &Limits) -> Result<Self, String> {
-        let mut groups = Self { v2: v2_of(machine, home, unit), ..Self::default() };
+    /// `v2`: the run's v2 group, made or not, and whether nobody was ever killed in it.
+    pub fn make(
+        machine: &Machine,
+        home: &str,
+        unit: &UnitId,
+        limits: &Limits,
+        v2: Option<(PathBuf, bool)>,
+    ) -> Result<Self, String> {
+        let (v2, fresh) = v2.unzip();
+        let mut groups = Self { v2, fresh: fresh.unwrap_or(false), ..Self::default() };
         if let Some(directory) = &groups.v2 {
-            // In a group that was ever ended by `cgroup.kill`, kernels from 6.14 on kill whoever is born: they compare its
-            // count of kills with that of the parent's group.
-            groups.fresh = match fs::remove_dir(directory) {
-                Ok(()) => true,
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            };
             make(directory)?;
             groups.has = v2_controllers(machine);
             if let Some(home) = directory.parent() {
@@ -108,12 +110,12 @@ impl Groups {
         Ok(groups)
     }
 
-    /// The groups of a run that an earlier loomd started.
-    pub fn find(machine: &Machine, home: &str, unit: &UnitId) -> Self {
+    /// The groups of a run that is there already, in that v2 group.
+    pub fn find(machine: &Machine, home: &str, unit: &UnitId, v2: Option<PathBuf>) -> Self {
         let v1 = machine.controllers.iter().filter(|(_, hierarchy)| hierarchy.version == 1);
         let v1 = v1.map(|(controller, at)| (*controller, Path::new(&at.directory).join(home).join(unit.to_string())));
         Self {
-            v2: v2_of(machine, home, unit),
+            v2,
             fresh: false,
             v1: v1.filter(|(_, directory)| directory.is_dir()).collect(),
             has: v2_controllers(machine),
@@ -259,10 +261,6 @@ fn asked(limits: &Limits) -> [(Controller, Option<u64>); 3] {
 
 fn v2_controllers(machine: &Machine) -> Vec<Controller> {
     machine.controllers.iter().filter(|(_, at)| at.version == 2).map(|(controller, _)| *controller).collect()
-}
-
-fn v2_of(machine: &Machine, home: &str, unit: &UnitId) -> Option<PathBuf> {
-    machine.cgroup_v2.as_ref().map(|base| Path::new(base).join(home).join(unit.to_string()))
 }
 
 fn limit_v1(directory: &Path, controller: Controller, value: u64) -> Result<(), String> {

@@ -23,6 +23,11 @@ impl Children {
         Ok(made)
     }
 
+    /// Registers a process that may become our child, as its orphaned parent's does.
+    pub fn watch(&self, pid: i32) {
+        self.lock().insert(pid);
+    }
+
     /// Registers a process that may be our child from before; says whether it is.
     pub fn claim(&self, pid: i32) -> bool {
         let mut watched = self.lock();

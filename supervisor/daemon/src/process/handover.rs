@@ -15,12 +15,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Where an agent finds its token.
-pub const TOKEN_FD: i32 = 3;
-/// Where an agent finds its configuration.
-pub const CONFIG_FD: i32 = 4;
-/// Where an agent's credentials begin.
-pub const FIRST_CREDENTIAL_FD: i32 = 5;
 /// The most credentials a unit can have.
 pub const MOST_CREDENTIALS: usize = 32;
 /// The largest credential.
@@ -93,10 +87,10 @@ fn credential(name: &str, path: &str) -> Result<Vec<u8>, String> {
     Ok(content)
 }
 
-/// An agent's configuration; credentials by the descriptor that holds them.
-pub fn config(unit: &Unit, run: RunId, credentials: &[(String, Secret<Vec<u8>>)]) -> serde_json::Value {
+/// An agent's configuration; credentials by the descriptor that holds them, from `first_credential` on.
+pub fn config(unit: &Unit, run: RunId, credentials: &[Credential], first_credential: i32) -> serde_json::Value {
     let numbers: BTreeMap<&str, i32> =
-        credentials.iter().map(|(name, _)| name.as_str()).zip(FIRST_CREDENTIAL_FD..).collect();
+        credentials.iter().map(|(name, _)| name.as_str()).zip(first_credential..).collect();
     let texts = |rules: &[loom_core::unit::ToolRule]| rules.iter().map(|rule| rule.text.clone()).collect::<Vec<_>>();
     serde_json::json!({
         "version": 1,

@@ -3,7 +3,6 @@
 //! Job: pidfd calls, descriptors placed at numbers, what a datagram brought along.
 //! May touch: libc. Keeps: every descriptor made here is close-on-exec; all `unsafe` of this room is in this file.
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -84,36 +83,75 @@ pub struct Datagram {
 /// The most descriptors one message can carry (SCM_MAX_FD).
 const MOST_DESCRIPTORS: usize = 253;
 
+/// Room for the control messages of one datagram: the sender and its descriptors.
+const CONTROL_BYTES: usize = 64 + MOST_DESCRIPTORS * size_of::<RawFd>() + 64;
+
+/// As the kernel aligns control messages.
+#[repr(C, align(8))]
+struct ControlBuffer([u8; CONTROL_BYTES]);
+
 /// Takes one datagram from a socket with SO_PASSCRED. Descriptors arrive close-on-exec.
+///
+/// nix's form gives nothing of what came along when something was cut off, and what the kernel had put in by then stays open.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut control = nix::cmsg_space!(libc::ucred, [RawFd; MOST_DESCRIPTORS]);
-    let mut slices = [io::IoSliceMut::new(buffer)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
-    )?;
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is an empty msghdr, whose private fields some libcs have.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: both buffers are ours, of those sizes, and outlive the call.
+    let length =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let mut datagram = Datagram {
-        length: message.bytes,
-        truncated: message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC),
+        length: length as usize,
+        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         sender: None,
         descriptors: Vec::new(),
     };
-    if let Ok(messages) = message.cmsgs() {
-        for control in messages {
-            match control {
-                ControlMessageOwned::ScmCredentials(who) => datagram.sender = Some(who.pid()),
-                ControlMessageOwned::ScmRights(fds) => {
-                    // SAFETY: the kernel installed these descriptors for this message; nobody else owns them.
-                    datagram.descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    // SAFETY: the macros walk within msg_controllen, which the kernel set; each header's payload is as long as it says, and
+    // descriptors in it were installed for this message and are owned by nobody else.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(one) = header.as_ref() {
+            let data = libc::CMSG_DATA(header);
+            let length = (one.cmsg_len as usize).saturating_sub(data as usize - header as usize);
+            if one.cmsg_level == libc::SOL_SOCKET && one.cmsg_type == libc::SCM_RIGHTS {
+                for at in 0..length / size_of::<RawFd>() {
+                    let fd = data.cast::<RawFd>().add(at).read_unaligned();
+                    datagram.descriptors.push(OwnedFd::from_raw_fd(fd));
                 }
-                // Kinds that other sockets have; none of them owns a descriptor.
-                _ => {}
+            } else if one.cmsg_level == libc::SOL_SOCKET
+                && one.cmsg_type == libc::SCM_CREDENTIALS
+                && length >= size_of::<libc::ucred>()
+            {
+                datagram.sender = Some(data.cast::<libc::ucred>().read_unaligned().pid);
             }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
     Ok(datagram)
+}
+
+/// Whether the process behind a pidfd has ended, reaped or not.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // A descriptor that cannot be asked names nobody that could be signalled.
+    poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+}
+
+/// Whether two descriptors of ours are the same open file. `false` where the kernel does not say.
+pub fn is_same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    const KCMP_FILE: libc::c_int = 0;
+    let me = std::process::id();
+    // SAFETY: five integers; the descriptors are borrowed and open.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, me, me, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) };
+    order == 0
 }
 
 /// A child that ended.
@@ -196,6 +234,15 @@ pub fn wakeable(
 ) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: the value owns its descriptor and returns the same open one for as long as it lives.
     Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd.into(), interest) }?)
+}
+
+/// As [`wakeable`], for a descriptor that others use as well; one watch on it at a time.
+pub fn wakeable_shared(
+    fd: std::sync::Arc<OwnedFd>,
+    interest: tokio::io::Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<std::sync::Arc<OwnedFd>>> {
+    // SAFETY: the value shares the ownership of its descriptor and returns the same open one for as long as it lives.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// `struct clone_args`, as of Linux 5.7.

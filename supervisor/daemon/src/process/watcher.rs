@@ -12,6 +12,7 @@ use loom_core::launch_plan::{REPORT_MAX_BYTES, Report};
 use loom_core::lifecycle::{Exit, LaunchFailure};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, Interest, Ready};
 use tokio::net::unix::pipe;
@@ -45,42 +46,53 @@ pub async fn report(pipe: pipe::Receiver) -> Word {
     }
 }
 
+/// Waits until a process has ended, and leaves it as it is.
+pub async fn over(pidfd: &Arc<OwnedFd>) -> io::Result<()> {
+    if sys::has_ended(pidfd.as_fd()) {
+        return Ok(());
+    }
+    let pidfd = sys::wakeable_shared(Arc::clone(pidfd), Interest::READABLE)?;
+    pidfd.readable().await?.retain_ready();
+    Ok(())
+}
+
 /// Waits for a child's end and reaps it.
-pub async fn child(pid: i32, pidfd: OwnedFd, children: &Children) -> Exit {
-    let exit = ended(pid, pidfd, children).await;
+pub async fn child(pid: i32, pidfd: &Arc<OwnedFd>, children: &Children) -> Exit {
+    let exit = match over(pidfd).await.and_then(|()| sys::wait(Whom::Pidfd(pidfd.as_fd()), false)) {
+        Ok(Some(ended)) => exit_of(ended),
+        Ok(None) | Err(_) => Exit::Unknown,
+    };
+    children.taken(pid);
     fault::point("exit.seen");
     exit
 }
 
-async fn ended(pid: i32, pidfd: OwnedFd, children: &Children) -> Exit {
-    let exit = match child_end(pidfd).await {
+/// Waits for the end of a process that may be our child or somebody else's; it counts as watched.
+pub async fn any(pid: i32, pidfd: &Arc<OwnedFd>, children: &Children) -> Exit {
+    let reaped = over(pidfd).await.and_then(|()| sys::wait(Whom::Pidfd(pidfd.as_fd()), false));
+    let exit = match reaped {
         Ok(Some(ended)) => exit_of(ended),
-        Ok(None) | Err(_) => Exit::Unknown,
+        // Its own parent reaps it.
+        Ok(None) | Err(_) => adopted(pid, pidfd).await,
     };
     children.taken(pid);
     exit
 }
 
-async fn child_end(pidfd: OwnedFd) -> io::Result<Option<Ended>> {
-    let pidfd = sys::wakeable(pidfd, Interest::READABLE)?;
-    pidfd.readable().await?.retain_ready();
-    sys::wait(Whom::Pidfd(pidfd.as_fd()), false)
-}
-
 /// Waits for the end of a process that an earlier loomd started.
-pub async fn adopted(pid: i32, pidfd: OwnedFd) -> Exit {
-    let Ok(ready) = sys::wakeable(pidfd, Interest::READABLE) else { return Exit::Unknown };
+pub async fn adopted(pid: i32, pidfd: &Arc<OwnedFd>) -> Exit {
+    let Ok(ready) = sys::wakeable_shared(Arc::clone(pidfd), Interest::READABLE) else { return Exit::Unknown };
     match ready.readable().await {
         Ok(mut guard) => guard.retain_ready(),
         Err(_) => return Exit::Unknown,
     }
-    if let Some(status) = sys::pidfd_exit_status(ready.as_fd()) {
+    if let Some(status) = sys::pidfd_exit_status(pidfd.as_fd()) {
         return exit_of_status(status);
     }
     // Not reaped yet, and whoever does that now may be slow: a zombie shows its status to its own user and to root.
     // That it is still there afterwards proves that the status is not of a successor with the same pid.
     if let Some(status) = identity::zombie_status(pid)
-        && sys::pidfd_send_signal(ready.as_fd(), 0).is_ok_and(|there| there)
+        && sys::pidfd_send_signal(pidfd.as_fd(), 0).is_ok_and(|there| there)
     {
         return exit_of_status(status);
     }
@@ -95,7 +107,7 @@ pub async fn adopted(pid: i32, pidfd: OwnedFd) -> Exit {
     };
     // At the limit nobody can tell any more.
     let _ = tokio::time::timeout(FOREIGN_REAP_LIMIT, reaped).await;
-    sys::pidfd_exit_status(ready.as_fd()).map_or(Exit::Unknown, exit_of_status)
+    sys::pidfd_exit_status(pidfd.as_fd()).map_or(Exit::Unknown, exit_of_status)
 }
 
 fn exit_of(ended: Ended) -> Exit {

@@ -5,7 +5,7 @@
 
 use super::placing::Placement;
 use super::watcher::{self, Word};
-use super::{Common, lock, sys, text};
+use super::{Common, environment, lock, sys, text};
 use loom_core::ids::UnitId;
 use loom_core::lifecycle::launch_words;
 use loom_core::sandbox::{self, Surroundings};
@@ -48,7 +48,8 @@ impl WorkerDoor {
         let started_as = self.common.places().get(unit).and_then(|place| place.started_as.clone());
         let (unit, facts) = started_as.ok_or_else(|| format!("{unit} has not been started"))?;
         let program = self.common.settings.libexec.join("loom-worker");
-        let around = Surroundings { program: text(&program), ..self.common.around(&unit.id, WORKER_PROFILE) };
+        let user = environment::user(&unit)?;
+        let around = Surroundings { program: text(&program), user, ..self.common.around(&unit.id, WORKER_PROFILE) };
         let plan = sandbox::worker_plan(&unit, &facts, &self.common.settings.machine, &around)
             .map_err(|refusal| refusal.to_string())?;
         let log = (self.common.settings.open_log)(&unit.id, facts.run)
@@ -58,16 +59,16 @@ impl WorkerDoor {
         let stream =
             tokio::net::UnixStream::from_std(ours).map_err(|error| format!("cannot watch a socket: {error}"))?;
         let started = self.common.launch(&plan, &mut Placement::default(), &log, Some(&OwnedFd::from(theirs)), None)?;
-        let (pid, pidfd) = (started.pid, started.pidfd);
-        let kept = pidfd.try_clone();
+        let (pid, pidfd) = (started.pid, Arc::new(started.pidfd));
+        let kept = Arc::clone(&pidfd);
         // Before anything is waited for: who calls may give up at any moment, and a child that nobody reaps would hide all
         // others from the reaper. A worker whose launcher has lost its gate, or whose stream is closed, ends by itself.
         let common = Arc::clone(&self.common);
         tokio::spawn(async move {
-            watcher::child(pid, pidfd, &common.children).await;
+            watcher::child(pid, &pidfd, &common.children).await;
             lock(&common.workers).remove(&pid);
         });
-        lock(&self.common.workers).insert(pid, kept.map_err(|error| format!("out of descriptors: {error}"))?);
+        lock(&self.common.workers).insert(pid, kept);
         if let Some(gate) = started.gate {
             // A worker is nothing that a new loomd adopts: its stream ends with ours. So nothing is stored first.
             let _ = fs::File::from(gate).write_all(b"g");
