@@ -81,7 +81,7 @@ impl Life {
     /// Why a start is refused now, for a person, if it is: its budget is used up.
     pub fn refuses_start(&self, unit: &Unit, now: Now) -> Option<String> {
         let (what, limit, until) = self.tally.used_up(unit.budget.as_ref()?, now)?;
-        Some(exhausted(what, &limit, until))
+        Some(format!("its budget ({what}: {limit}) is used up until {}", moment(until)))
     }
 
     /// What it used of its budget in the window that has begun.
@@ -90,11 +90,13 @@ impl Life {
     }
 }
 
-fn exhausted(what: &str, limit: &str, until: u64) -> String {
-    format!("its budget ({what}: {limit}) is used up until {}", moment(until))
-}
-
 impl Turn<'_> {
+    /// That the budget is used up, for a person and for programs, if it is.
+    pub(super) fn exhausted(&self, life: &Life) -> Option<(String, Said)> {
+        let (what, _, until) = life.tally.used_up(self.unit.budget.as_ref()?, self.now)?;
+        Some((life.refuses_start(self.unit, self.now)?, Said::BudgetExhausted { what, until }))
+    }
+
     /// Refills what the end of the window refills.
     pub(super) fn refill(&self, life: &mut Life) {
         let Some(budget) = &self.unit.budget else { return };
@@ -137,11 +139,11 @@ impl Turn<'_> {
             None | Some(_) => {}
         }
         if life.is_let_live()
-            && let Some((what, limit, until)) = life.tally.used_up(budget, self.now)
+            && let Some((text, said)) = self.exhausted(life)
         {
             life.noted = life.tally.clone();
-            self.effects.push(Effect::Say(Said::BudgetExhausted { what, until }));
-            self.end_run(life, Why::Exhausted { text: exhausted(what, &limit, until) });
+            self.effects.push(Effect::Say(said));
+            self.end_run(life, Why::Exhausted { text });
         }
         if life.tally.is_worth_noting(&life.noted, budget) {
             life.noted = life.tally.clone();

@@ -119,12 +119,12 @@ impl Turn<'_> {
         let now = self.now.mono;
         match take(life) {
             State::Checking { ready_by } if ready_by <= now => {
-                let end = self.ended_for(Why::NotReady, false, None);
+                let end = self.ended_for(life, Why::NotReady, false, None);
                 self.conclude(life, end);
             }
             State::Preparing { ready_by, .. } if ready_by <= now => {
                 self.effects.push(Effect::Inspect);
-                let end = self.ended_for(Why::NotReady, false, None);
+                let end = self.ended_for(life, Why::NotReady, false, None);
                 self.clear(life, None, end, None);
             }
             State::Spawning { ready_by } if ready_by <= now => life.state = State::Abandoned { why: Why::NotReady },

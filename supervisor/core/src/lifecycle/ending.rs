@@ -53,11 +53,11 @@ impl Turn<'_> {
                 }
             }
             State::Checking { .. } => {
-                let end = self.ended_for(why, false, None);
+                let end = self.ended_for(life, why, false, None);
                 return self.conclude(life, end);
             }
             State::Preparing { .. } => {
-                let end = self.ended_for(why, false, None);
+                let end = self.ended_for(life, why, false, None);
                 return self.clear(life, None, end, None);
             }
             State::Spawning { .. } => State::Abandoned { why },
@@ -188,7 +188,7 @@ impl Turn<'_> {
         match main {
             Main::Lives { identity } => self.tell(life, identity, why, true),
             Main::Ended { exit } => {
-                let end = self.ended_for(why, false, Some(exit));
+                let end = self.ended_for(life, why, false, Some(exit));
                 self.clear(life, None, end, None);
             }
         }
@@ -242,7 +242,7 @@ impl Turn<'_> {
                 return;
             }
         };
-        let end = self.ended_for(why, overdue, None);
+        let end = self.ended_for(life, why, overdue, None);
         self.never_ran(life, end);
     }
 
@@ -255,10 +255,11 @@ impl Turn<'_> {
     pub(super) fn exited(&mut self, life: &mut Life, exit: Exit) {
         let (identity, end, kill_at) = match take(life) {
             State::Spawning { .. } => (None, self.ended_itself(life, exit, false), None),
-            State::Abandoned { why } => (None, self.ended_for(why, false, Some(exit)), None),
+            State::Abandoned { why } => (None, self.ended_for(life, why, false, Some(exit)), None),
             State::Launching { identity, .. } | State::Starting { identity, .. } => {
                 let end = self.ended_itself(life, exit, false);
-                if end.accomplished && self.remains() {
+                let has_run = end.accomplished || (end.result == RunResult::Success && !self.has_to_say_ready());
+                if has_run && life.watch.retry_after.is_none() && self.remains() {
                     return self.remain(life, exit, true);
                 }
                 (Some(identity), end, None)
@@ -280,10 +281,10 @@ impl Turn<'_> {
                 (Some(identity), self.ended_itself(life, exit, ready), Some(kill_at))
             }
             State::Stopping { identity, why, kill_at, .. } => {
-                (Some(identity), self.ended_for(why, false, Some(exit)), Some(kill_at))
+                (Some(identity), self.ended_for(life, why, false, Some(exit)), Some(kill_at))
             }
             State::Killing { identity, why, force, .. } => {
-                let end = self.ended_for(why, force == Force::Late, Some(exit));
+                let end = self.ended_for(life, why, force == Force::Late, Some(exit));
                 if self.unit.stop.kill_mode == KillMode::Process && force != Force::BehindGate {
                     return self.clear(life, Some(identity), end, None);
                 }
@@ -297,6 +298,10 @@ impl Turn<'_> {
             }
         };
         self.clear(life, identity, end, kill_at);
+    }
+
+    fn has_to_say_ready(&self) -> bool {
+        self.unit.ready.kind.notifies()
     }
 
     fn remains(&self) -> bool {
@@ -336,7 +341,7 @@ impl Turn<'_> {
             State::Clearing { identity, end, post, .. } => self.cleared(life, identity, end, post),
             // Nothing is left, so the main process is gone too, however it went.
             State::Killing { identity, why, force, .. } => {
-                let end = self.ended_for(why, force == Force::Late, Some(Exit::Unknown));
+                let end = self.ended_for(life, why, force == Force::Late, Some(Exit::Unknown));
                 self.cleared(life, Some(identity), end, 0);
             }
             State::Remaining { exit, .. } => life.state = State::Remaining { exit, kill_at: None },
@@ -389,7 +394,7 @@ impl Turn<'_> {
     }
 
     /// The end of a run that loomd ended. `overdue`: it had to be killed.
-    pub(super) fn ended_for(&self, why: Why, overdue: bool, exit: Option<Exit>) -> End {
+    pub(super) fn ended_for(&self, life: &Life, why: Why, overdue: bool, exit: Option<Exit>) -> End {
         let late = || format!("it did not end within stop.timeout ({}) and was killed", span(self.unit.stop.timeout));
         let (result, error, then) = match why {
             Why::Asked if overdue => (RunResult::Timeout, Some(late()), Then::Rest { failed: true }),
@@ -400,14 +405,11 @@ impl Turn<'_> {
                 (RunResult::Timeout, Some(text), Then::Policy)
             }
             Why::Silent => {
-                let text = match self.unit.watchdog.interval {
-                    Some(interval) => {
-                        format!("it did not say WATCHDOG=1 within watchdog.interval ({})", span(interval))
-                    }
-                    None => "it said WATCHDOG=trigger".to_owned(),
-                };
+                let interval = span(self.silence(life).unwrap_or_default());
+                let text = format!("it did not say WATCHDOG=1 within watchdog.interval ({interval})");
                 (RunResult::Watchdog, Some(text), Then::Policy)
             }
+            Why::Triggered => (RunResult::Watchdog, Some("it said WATCHDOG=trigger".to_owned()), Then::Policy),
             Why::Stuck => {
                 let limit = span(self.unit.watchdog.progress.unwrap_or_default());
                 (
@@ -485,7 +487,8 @@ impl Turn<'_> {
             }
             return State::Down { failed };
         }
-        if let Some(text) = life.refuses_start(self.unit, self.now) {
+        if let Some((text, said)) = self.exhausted(life) {
+            self.effects.push(Effect::Say(said));
             (life.result, life.last_error) = (RunResult::BudgetExhausted, Some(text));
             return State::Down { failed: true };
         }
@@ -602,6 +605,7 @@ fn redirected(mut end: End, why: Why) -> End {
             }
             Why::NotReady
             | Why::Silent
+            | Why::Triggered
             | Why::Announced
             | Why::Stuck
             | Why::Unhealthy { .. }

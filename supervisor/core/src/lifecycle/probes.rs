@@ -169,6 +169,9 @@ impl Turn<'_> {
     }
 
     fn say_health(&mut self, life: &mut Life) {
+        if self.unit.health.startup.is_none() && self.unit.health.readiness.is_none() {
+            return;
+        }
         let healthy = life.is_healthy(self.unit);
         if matches!(life.state, State::Running { .. }) && life.watch.probes.said != healthy {
             life.watch.probes.said = healthy;

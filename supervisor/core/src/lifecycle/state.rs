@@ -93,8 +93,10 @@ pub enum Why {
     Dependency { failed: bool, text: String },
     /// It was not ready in time.
     NotReady,
-    /// Its watchdog was late, or it asked to be ended by it.
+    /// Its watchdog was late.
     Silent,
+    /// It asked to be ended as its watchdog would: `WATCHDOG=trigger`.
+    Triggered,
     /// It said itself that it is stopping.
     Announced,
     /// Its work did not move in time.
@@ -119,6 +121,7 @@ impl Why {
             Why::Dependency { .. } => 1,
             Why::NotReady
             | Why::Silent
+            | Why::Triggered
             | Why::Announced
             | Why::Stuck
             | Why::Unhealthy { .. }
@@ -130,7 +133,7 @@ impl Why {
     /// Whether it hangs: its processes are told by SIGABRT, and get no more time than `abort_timeout`.
     pub(super) fn hangs(&self) -> bool {
         match self {
-            Why::Silent | Why::Stuck => true,
+            Why::Silent | Why::Triggered | Why::Stuck => true,
             Why::Asked
             | Why::Dependency { .. }
             | Why::NotReady
@@ -145,7 +148,7 @@ impl Why {
     pub(super) fn is_in_order(&self) -> bool {
         match self {
             Why::Asked | Why::Dependency { .. } | Why::OutOfMemory | Why::Exhausted { .. } => true,
-            Why::NotReady | Why::Silent | Why::Announced | Why::Stuck | Why::Unhealthy { .. } => false,
+            Why::NotReady | Why::Silent | Why::Triggered | Why::Announced | Why::Stuck | Why::Unhealthy { .. } => false,
         }
     }
 }

@@ -322,7 +322,7 @@ fn stopping(base: Record, why: &Why) -> Record {
     match why {
         Why::Asked | Why::Announced => Record { result: RunResult::Success, ..base },
         Why::NotReady => Record { result: RunResult::Timeout, ..base },
-        Why::Silent => Record { result: RunResult::Watchdog, ..base },
+        Why::Silent | Why::Triggered => Record { result: RunResult::Watchdog, ..base },
         Why::Stuck => Record { result: RunResult::Progress, ..base },
         Why::Unhealthy { .. } => Record { result: RunResult::Liveness, ..base },
         Why::OutOfMemory => Record { result: RunResult::OomKill, ..base },
@@ -445,11 +445,11 @@ pub fn adopt(unit: &Unit, record: &Record, found: &Found, boot_id: &str, now: No
                     (Found::Alive, Some(identity)) => turn.still_ending(&mut life, record, identity, why),
                     (Found::Gone(exit), identity) => {
                         let exit = if record.remains { record.exit.unwrap_or(*exit) } else { *exit };
-                        let end = turn.ended_for(why, false, Some(exit));
+                        let end = turn.ended_for(&life, why, false, Some(exit));
                         turn.clear(&mut life, identity, end, None);
                     }
                     (Found::Alive, None) => {
-                        let end = turn.ended_for(why, false, None);
+                        let end = turn.ended_for(&life, why, false, None);
                         turn.clear(&mut life, None, end, None);
                     }
                 }

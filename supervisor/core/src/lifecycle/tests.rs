@@ -1,5 +1,13 @@
 //! The rules of one unit, as tables that read as the specification.
 
+mod ends;
+mod play;
+mod restarts;
+mod starts;
+mod stories;
+mod survives;
+mod watched;
+
 use super::*;
 use crate::fleet::Found;
 use crate::ids::{RunId, UnitId};
@@ -160,7 +168,7 @@ fn each_row_says_what_happens_at_half_a_second() {
 
         ("WATCHDOG=1 gives another interval",                running_until(600), said(beat()), running(), vec![]),
         ("silence is answered by SIGABRT",                   running_until(500), Event::Tick, stopping(Why::Silent, 2_500), vec![Inspect, Signal(6)]),
-        ("so is WATCHDOG=trigger",                           running(),   said(trigger()),  stopping(Why::Silent, 2_500), vec![Inspect, Signal(6)]),
+        ("so is WATCHDOG=trigger",                           running(),   said(trigger()),  stopping(Why::Triggered, 2_500), vec![Inspect, Signal(6)]),
         ("then the tree is killed",                          stopping(Why::Silent, 500), Event::Tick, killing(Why::Silent, Force::Late), vec![KILL]),
         ("a stop takes over from the watchdog",              stopping(Why::Silent, 2_500), stop(), stopping(asked(), 2_500), vec![]),
         ("the watchdog is silent before READY=1",            starting(),  said(beat()),     starting(), vec![]),

@@ -363,7 +363,7 @@ impl Turn<'_> {
             extend(&mut life.state, self.now.mono + more);
         }
         if notify.watchdog_trigger && life.is_let_live() {
-            return self.abort(life, Why::Silent);
+            return self.abort(life, Why::Triggered);
         }
         if notify.ready && self.unit.ready.kind.notifies() {
             match take(life) {
