@@ -99,15 +99,16 @@ impl Graph {
             }
         }
         let Some(group) = &unit.group else { return };
-        for pair in group.members.windows(2) {
-            if !comes_after(&pair[0], &pair[1]) {
-                order(&pair[0], &pair[1], Until::Ready);
-            }
-        }
+        // Each member, with the members of those that are groups themselves, comes after all members before it.
         for (at, member) in group.members.iter().enumerate() {
             link(&mut self.groups, member, &unit.id);
-            for earlier in &group.members[..at] {
-                link(&mut self.earlier_members, member, earlier);
+            for inner in with_members(known, member) {
+                for earlier in group.members[..at].iter().filter(|earlier| **earlier != inner) {
+                    link(&mut self.earlier_members, &inner, earlier);
+                    if !comes_after(earlier, &inner) {
+                        order(earlier, &inner, Until::Ready);
+                    }
+                }
             }
         }
     }
@@ -240,6 +241,21 @@ pub(super) fn needs_up(unit: &Unit) -> impl Iterator<Item = &UnitId> {
 pub(super) fn likes_up(unit: &Unit) -> impl Iterator<Item = &UnitId> {
     let members = unit.group.iter().flat_map(|group| &group.members);
     unit.wants.iter().chain(&unit.upholds).chain(members)
+}
+
+/// A unit and, if it is a group, its members and theirs.
+fn with_members(known: &BTreeMap<&UnitId, &Unit>, root: &UnitId) -> BTreeSet<UnitId> {
+    let mut found = BTreeSet::from([root.clone()]);
+    let mut open = vec![root.clone()];
+    while let Some(id) = open.pop() {
+        let group = known.get(&id).and_then(|unit| unit.group.as_ref());
+        for member in group.iter().flat_map(|group| &group.members) {
+            if found.insert(member.clone()) {
+                open.push(member.clone());
+            }
+        }
+    }
+    found
 }
 
 fn of<'a>(edges: &'a Edges, id: &UnitId) -> impl Iterator<Item = &'a UnitId> {

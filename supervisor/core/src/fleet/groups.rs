@@ -188,7 +188,7 @@ impl Fleet {
     }
 
     /// A person wants a held unit up: its group's restart is due now.
-    pub(super) fn release(&mut self, id: &UnitId) {
+    pub(super) fn release(&mut self, id: &UnitId, by: &str) {
         if self.entry(id).held_until.is_none() {
             return;
         }
@@ -199,6 +199,9 @@ impl Fleet {
         for id in held {
             if self.entry(&id).held_until.is_some() {
                 self.entry_mut(&id).held_until = Some(due);
+                if self.entry(&id).job.is_none() {
+                    self.ask_start(&id, None, by.to_owned());
+                }
             }
         }
     }

@@ -43,7 +43,7 @@ impl Fleet {
         if let Some(outcome) = self.refusal(id).or_else(|| self.clash(id)) {
             return self.answer(vec![job], outcome);
         }
-        self.release(id);
+        self.release(id, &by);
         let entry = self.entry_mut(id);
         entry.pulled_in_by = None;
         entry.upholding.tries = 0;
@@ -521,6 +521,8 @@ impl Fleet {
         }
         if self.entry(id).is_idle() {
             self.withdraw(id);
+            // The cause is stored before what follows from it.
+            self.persist(id);
             if self.entry(id).life.state == (State::Down { failed: true }) {
                 self.stop_dependents(id);
             } else {

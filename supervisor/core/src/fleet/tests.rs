@@ -1,6 +1,9 @@
 //! The rules of all units together: sentences first, then random stories over a simulated world.
 
+mod groups;
 mod sim;
+mod ties;
+mod verbs;
 
 use super::*;
 use crate::lifecycle::tests::{identity, unit};
@@ -109,6 +112,10 @@ impl World {
     }
     fn stop(&mut self, unit: &str) -> JobId {
         self.ask(Verb::Stop, &id(unit))
+    }
+    /// Its main process ends by itself.
+    fn exit(&mut self, unit: &str, code: u8) {
+        self.end(&id(unit), Exit::Code(code));
     }
     fn restart(&mut self, unit: &str) -> JobId {
         self.ask(Verb::Restart, &id(unit))

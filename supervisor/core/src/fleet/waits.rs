@@ -219,6 +219,6 @@ impl Entry {
     fn is_before_its_end(&self) -> bool {
         let state = &self.life.state;
         let has_exited = state.words().1 == "exited";
-        self.is_asked_up() || state.is_live() || (state.is_up() && !has_exited)
+        self.is_asked_up() || ((state.is_live() || state.is_up()) && !has_exited)
     }
 }

@@ -270,15 +270,11 @@ impl World {
                 assert_eq!(from, before, "{unit} changes from where it was");
             }
             Effect::Check { unit, run } => {
-                self.begins(&unit);
                 let unmet = self.percent(self.odds.unmet).then(|| "path-exists:/nowhere".to_owned());
                 let delay = self.draw(10);
                 self.news(delay, Event::Checked { unit, run, unmet });
             }
             Effect::Run { unit, run, control } => {
-                if control == Control::StartPre(0) {
-                    self.begins(&unit);
-                }
                 let is_new = self.helpers.insert((unit.clone(), run, control));
                 assert!(is_new, "{unit} has two helpers for {control:?}");
                 if !self.percent(self.odds.helper_fails) {
@@ -314,8 +310,10 @@ impl World {
     }
 
     fn persist(&mut self, unit: UnitId, record: Record) {
-        if let Some(before) = self.store.get(&unit) {
-            assert!(before.run <= record.run, "{unit}: run numbers only grow");
+        let before = self.store.get(&unit).map_or(RunId(0), |before| before.run);
+        assert!(before <= record.run, "{unit}: run numbers only grow");
+        if before < record.run {
+            self.begins(&unit, &record.triggered_by);
         }
         if let Some((boot, at, _)) = &record.next_start
             && self.due.get(&unit) != Some(at)
@@ -334,8 +332,7 @@ impl World {
     }
 
     /// A run begins: somebody must have asked for it since the unit was stopped.
-    fn begins(&mut self, unit: &UnitId) {
-        let by = self.fleet.units[unit].life.triggered_by.clone();
+    fn begins(&mut self, unit: &UnitId, by: &str) {
         // What others ask for may come up again: `dependency`, `upheld`, `failure`.
         let word = by.split(' ').next().unwrap_or_default();
         let others_may_want_it = self.may_come_back.contains(unit);
@@ -355,8 +352,6 @@ impl World {
             "{unit} has two processes: {:?}",
             self.processes
         );
-        self.begins(&unit);
-        let stored = &self.store[&unit];
         if stored.triggered_by == "restart" {
             let due = self.due.get(&unit).copied().unwrap_or_default();
             assert!(due <= self.now, "{unit} was restarted before its time");
@@ -465,10 +460,16 @@ impl World {
 
     /// Kills the main process of a unit.
     pub fn kill(&mut self, unit: &UnitId) {
+        self.end(unit, Exit::Signal { signal: 9, core: false });
+    }
+
+    /// Ends the main process of a unit.
+    pub fn end(&mut self, unit: &UnitId, exit: Exit) {
         let run =
             self.processes.iter().find(|((id, _), process)| id == unit && process.gate_open).map(|((_, run), _)| *run);
         if let Some(run) = run {
-            self.happens(Happening::Dies(unit.clone(), run, Exit::Signal { signal: 9, core: false }));
+            self.frozen.remove(&(unit.clone(), run));
+            self.happens(Happening::Dies(unit.clone(), run, exit));
         }
     }
 
