@@ -7,37 +7,68 @@
 //! # Jobs
 //! A unit has at most one job. A new request meets the one that is there:
 //!
-//! | there is | start | stop | restart |
-//! |---|---|---|---|
-//! | none | starts; done at once if it is up | stops; done at once if it is down | down, then up; of a unit that is down: a start |
-//! | start | joins | replaces it | joins while nothing was spawned, else down, then up |
-//! | stop | is kept: down, then up | joins | is kept: down, then up |
-//! | restart | joins | replaces its second half | joins |
+//! | there is | start | stop | restart | reload |
+//! |---|---|---|---|---|
+//! | none | starts; done at once if it is up | stops; done at once if it is down | down, then up; of a unit that is down: a start | reloads what is up; else fails |
+//! | start | joins | replaces it | joins while nothing was spawned, else down, then up | joins while nothing was spawned, else follows it |
+//! | stop | is kept: down, then up | joins | is kept: down, then up | fails |
+//! | restart | joins | replaces its second half | joins | joins: a new process reads its settings anew |
+//! | reload | is done: it is up | replaces it | replaces it | follows it, once for all: the first may have read too early |
 //!
 //! - A start is done when its unit is up, and failed when the run that it caused ends before that, even if the policy starts
-//!   another: a person gets an answer, the unit its next try. A start of a waiting restart starts at once.
-//! - A stop is done when nothing of the unit is left, also if it had to be killed.
-//! - A start forgets the failures counted so far.
+//!   another: a person gets an answer, the unit its next try. A start of a waiting restart starts at once. One that a condition
+//!   skipped is done. One that waits for others longer than `job_timeout` fails with what it waited for; the wait of a start
+//!   that a new loomd repeats begins anew.
+//! - A stop is done when nothing of the unit is left, also if it had to be killed. A stop with SIGKILL at once joins a stop and
+//!   hurries it; it waits for no dependents.
+//! - A reload that is late or fails fails the job; the unit stays up. Where nothing tells the program, it is refused.
+//! - A start forgets the failures counted so far. It is refused while the unit's budget is used up.
+//! - try-restart is a restart of what is up or on its way, and nothing for the rest. verify-active, a signal and reset-failed
+//!   are answered at once and meet no job. Freeze and thaw are answered when the processes stand still or go on.
 //!
 //! # Dependencies
-//! - `requires` implies `after`. A start pulls in what its unit requires and wants and what those require and want, as far as
-//!   they are down. What rests before a restart is left to its back-off.
-//! - A start waits for what it is ordered after, if that is starting; for what it requires until it is up, through any
-//!   number of automatic restarts. What it only wants or is ordered after may fail: then the start goes on.
-//! - When a required unit failed for good, the waiting start fails with the result `dependency`; units that run are stopped
-//!   with that result. An automatic restart, and an end that is no failure, leave dependents alone.
-//! - A stop stops what requires the unit first (`inactive`, result `dependency`); a restart restarts it. Stops go in the
-//!   reverse order of starts.
-//! - A waiting restart that is due waits for a required unit that is on its way.
+//! systemd's meanings, but for the first two lines.
+//!
+//! - An automatic restart leaves dependents alone, also bound ones; a final failure stops them (`failed`, result `dependency`).
+//! - A waiting start stays until what it needs recovers, through any number of automatic restarts. A waiting restart that is
+//!   due waits too.
+//!
+//! | key | start | its stop or restart | its failure | its clean end |
+//! |---|---|---|---|---|
+//! | `requires` | pulled in, must be up, have been up meanwhile, or be skipped by a condition | goes along, first down | stopped | – |
+//! | `requisite` | must be up already; one on its way is waited for | goes along | stopped | – |
+//! | `binds_to` | pulled in, must be up | goes along | stopped | stopped |
+//! | `wants` | pulled in, may fail | – | – | – |
+//! | `upholds` | pulled in, may fail; started again whenever it is down while the upholder is up | – | – | – |
+//! | `part_of` | – | goes along | – | – |
+//! | `conflicts` | the other is stopped with what goes along with it, and waited for | – | – | – |
+//!
+//! - Order is `after`'s alone (the loader adds what the first three imply, unless `unordered`). Where both start, the later
+//!   one waits until the earlier is `started` (its program runs), `ready`, `healthy`, `exited` or `succeeded`. A unit that
+//!   does not start is not waited for, and one that is only ordered before may fail, but for `succeeded`: where it ends
+//!   otherwise for good, the waiting start fails. `exited` and `succeeded` count from the request on, and wait for one that
+//!   runs. Stops go in the reverse order.
+//! - What rests before a restart is left to its back-off by those that pull it in.
+//! - An upheld unit waits as after failures: its own `delay`, doubled with each try, until a run lasted for `reset_after`. A
+//!   person's stop is followed by a start too, as in systemd; one that conflicts with what is up waits until that is down.
+//! - A start whose needs conflict with one another is refused. Of two that are only wanted, the one that is up is kept, else
+//!   the first; the other is withheld.
 //! - A target is ordered after its members, unless a member orders itself after the target, and is up when they are, or
 //!   have failed if only wanted. A stop of a target stops the units it pulled in, directly or not, that no other unit which
 //!   is up or starting requires or wants. What a person started, and what other targets want, stays.
-//! - Units on a cycle of `requires`, `after` and `before` refuse to start, and say the cycle.
+//! - `on_success`, `on_failure` and `on_give_up` start their units as a person would, with `triggered_by` naming the cause. A
+//!   handler that would start a unit whose end it follows from is withheld; what a person started, or what was up for
+//!   `reset_after`, follows from nothing.
+//! - Units on a cycle of the order refuse to start, and say the cycle.
+//!
+//! `groups` has the rules of `[group]`, `changes` those of a reload of unit files.
 //!
 //! # Death of loomd
 //! Each unit's wish to be up is stored. A new loomd starts wanted units that do not run; in the same boot each alone, since
 //! what it pulled in has a wish of its own, after a new boot with what it requires and wants. A stop, a final failure and an
-//! end without restart withdraw the wish; [`Event::Shutdown`] does not, so what ran comes back with the next loomd.
+//! end without restart withdraw the wish; [`Event::Shutdown`] does not, so what ran comes back with the next loomd. Stored too:
+//! a group's restarts within its period, and that processes stand still (asked for again, as loomd may have died before).
+//! Not stored: jobs, chains of handlers, tries of upheld units.
 
 mod changes;
 mod graph;
@@ -236,7 +267,7 @@ pub struct Status {
     pub triggered_by: String,
     /// When a waiting restart happens, on the monotonic clock.
     pub next_start: Option<Millis>,
-    /// Why it waits that long.
+    /// Why it waits that long: `back-off`, `retry-after`, `start-limit`, `group` or `upheld`.
     pub next_start_because: Option<&'static str>,
     /// The unit a waiting start waits for.
     pub waits_for: Option<UnitId>,

@@ -43,7 +43,7 @@ impl Entry {
         let rests = self.life.state.rests_until();
         match (self.held_until.filter(|_| self.life.state.is_at_rest()), rests) {
             (Some(held), rests) if rests.is_none_or(|at| at <= held) => Some((held, "group")),
-            (_, Some(at)) => Some((at, "back-off")),
+            (_, Some(at)) => Some((at, self.life.waits_because(&self.unit))),
             (_, None) => self.upholding.at.filter(|_| self.is_idle()).map(|at| (at, "upheld")),
         }
     }

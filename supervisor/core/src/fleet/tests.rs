@@ -301,6 +301,65 @@ fn a_start_of_a_waiting_restart_starts_once_and_at_once() {
 }
 
 #[test]
+fn a_stable_run_resets_the_back_off() {
+    let mut world = tame(&[("a.agent", &["delay 1000"])]);
+    world.start("a.agent");
+    world.pass(1_000);
+    let mut waits = vec![];
+    for stable in [false, false, true] {
+        world.pass(if stable { 11 * 60_000 } else { 30_000 });
+        world.kill(&id("a.agent"));
+        world.pass(60);
+        let status = world.status("a.agent");
+        assert_eq!(status.next_start_because, Some("back-off"));
+        waits.push((status.next_start.unwrap() - world.now).0);
+    }
+    let about = |shortest: u64| (shortest - 100)..=(shortest * 5 / 4);
+    assert!(about(1_000).contains(&waits[0]) && about(2_000).contains(&waits[1]), "{waits:?}");
+    assert!(about(1_000).contains(&waits[2]), "after 11 minutes up it is d(1) again: {waits:?}");
+}
+
+#[test]
+fn a_retry_after_survives_the_supervisor() {
+    let mut world = tame(&[("a.agent", &[])]);
+    world.start("a.agent");
+    world.pass(1_000);
+    let retry_after = Some(Millis(3_600_000));
+    let notify = Notify { retry_after, ..Notify::default() };
+    world.tell(Event::Notified { unit: id("a.agent"), run: RunId(1), notify });
+    world.exit("a.agent", 75);
+    world.pass(10_000);
+    world.replace_loomd(5_000);
+    let status = world.status("a.agent");
+    assert_eq!((status.sub_state, status.next_start_because), ("auto-restart", Some("retry-after")));
+    world.pass(3_600_000 - 40_000);
+    assert_eq!(world.status("a.agent").run, RunId(1));
+    world.pass(60_000);
+    assert_eq!((world.state("a.agent").as_str(), world.status("a.agent").run), ("active(running)", RunId(2)));
+    assert_eq!(world.fleet.units[&id("a.agent")].life.failures, 0, "no failure was counted");
+}
+
+#[test]
+fn a_forged_record_is_never_signalled() {
+    let mut world = tame(&[("a.agent", &["delay 5000"])]);
+    world.start("a.agent");
+    world.pass(1_000);
+    let record = world.store[&id("a.agent")].clone();
+    // What has its pid now is another's.
+    let stored = BTreeMap::from([(id("a.agent"), (record, Found::Gone(Exit::Unknown)))]);
+    let now = world.clock();
+    let (mut fleet, effects) = Fleet::new(world.units.clone(), stored, "boot-0", now);
+    let signals = |effects: &[Effect]| {
+        effects.iter().filter(|it| matches!(it, Effect::Signal { .. } | Effect::SignalAll { .. })).count()
+    };
+    assert_eq!(signals(&effects), 0);
+    let effects = fleet.handle(now, Event::TreeEmpty { unit: id("a.agent"), run: RunId(1) });
+    assert_eq!(signals(&effects), 0);
+    let status = fleet.status(&id("a.agent")).unwrap();
+    assert_eq!((status.result, status.sub_state), (RunResult::Lost, "auto-restart"), "the policy applies once");
+}
+
+#[test]
 fn a_waiting_unit_starts_when_its_dependency_recovers() {
     let mut world = tame(WEB);
     let job = world.start("web.service");

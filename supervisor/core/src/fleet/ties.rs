@@ -212,20 +212,22 @@ impl Fleet {
     /// The first try comes after the upheld unit's own shortest wait, and each further one as after so many failures, until
     /// a run was up for its `restart.reset_after`. One that conflicts with a unit which is not down waits for its end.
     pub(super) fn uphold(&mut self) -> bool {
-        if self.graph.upheld().next().is_none() {
-            return false;
+        let is_up = |by: &&UnitId| self.units.get(*by).is_some_and(|by| by.life.state.is_up() && !by.is_asked_down());
+        let (mut down, mut at_ease) = (vec![], vec![]);
+        for (id, by) in self.graph.upheld() {
+            match by.iter().find(is_up).filter(|_| self.may_uphold(id)) {
+                Some(by) => down.push((id.clone(), by.clone())),
+                None if self.units.get(id).is_some_and(|entry| entry.upholding.at.is_some()) => {
+                    at_ease.push(id.clone())
+                }
+                None => {}
+            }
+        }
+        for id in at_ease {
+            self.entry_mut(&id).upholding.at = None;
         }
         let mut is_any_started = false;
-        let upheld: Vec<_> = self.graph.upheld().map(|(id, by)| (id.clone(), by.clone())).collect();
-        for (id, by) in upheld {
-            let is_up =
-                |by: &&UnitId| self.units.get(*by).is_some_and(|by| by.life.state.is_up() && !by.is_asked_down());
-            let Some(by) = by.iter().find(is_up).filter(|_| self.may_uphold(&id)).cloned() else {
-                if self.units.get(&id).is_some_and(|entry| entry.upholding.at.is_some()) {
-                    self.entry_mut(&id).upholding.at = None;
-                }
-                continue;
-            };
+        for (id, by) in down {
             let now = self.now;
             let entry = self.entry_mut(&id);
             let at = match entry.upholding.at {

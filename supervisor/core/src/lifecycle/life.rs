@@ -169,6 +169,18 @@ impl Life {
         if let State::Clearing { end, .. } | State::Posting { end, .. } = &self.state { Some(end) } else { None }
     }
 
+    /// Why its waiting restart waits as long as it does: `back-off`, `retry-after` or `start-limit`.
+    pub fn waits_because(&self, unit: &Unit) -> &'static str {
+        let asked = self.watch.retry_after.is_some() || self.exit == Some(Exit::Code(super::policy::EX_TEMPFAIL));
+        if self.rest <= super::wait(&unit.restart, self.failures, u64::MAX) {
+            "back-off"
+        } else if asked {
+            "retry-after"
+        } else {
+            "start-limit"
+        }
+    }
+
     /// Its processes stood still for so long, and its clocks did too: what was due is due that much later.
     pub(crate) fn delay(&mut self, by: Millis) {
         if let State::Running { silent_at, reload, .. } = &mut self.state {

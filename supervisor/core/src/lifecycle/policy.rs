@@ -7,7 +7,7 @@ use crate::ids::{Millis, RunId, UnitId};
 use crate::unit::{Restart, RestartPolicy};
 
 /// "Temporary failure; try again later", of sysexits.h.
-const EX_TEMPFAIL: u8 = 75;
+pub(super) const EX_TEMPFAIL: u8 = 75;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGPIPE: i32 = 13;
