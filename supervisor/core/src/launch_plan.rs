@@ -95,6 +95,9 @@ pub struct LandlockPlan {
     pub bind_ports: Option<Vec<u16>>,
     /// Cut off signals to, and abstract sockets of, processes outside.
     pub scoped: bool,
+    /// Of those, leave signals open: for a process whose job is to signal another of its unit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open_signals: bool,
 }
 
 /// A file rule.

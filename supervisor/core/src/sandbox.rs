@@ -254,6 +254,7 @@ fn landlock(machine: &Machine, rules: Vec<PathRule>, connect: Vec<u16>, bind: Ve
         connect_ports: ports.then_some(connect),
         bind_ports: ports.then_some(bind),
         scoped: machine.landlock_abi >= SCOPES_ABI,
+        open_signals: false,
     })
 }
 

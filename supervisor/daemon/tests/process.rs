@@ -2,8 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "process/ending.rs"]
+mod ending;
+#[path = "process/helping.rs"]
+mod helping;
+#[path = "process/notify.rs"]
+mod notify;
+#[path = "process/starting.rs"]
+mod starting;
+
 use loom_core::fleet::{Event, Found};
-use loom_core::ids::{RunId, UnitId};
+use loom_core::ids::{Millis, RunId, UnitId};
 use loom_core::launch_plan::Stage;
 use loom_core::lifecycle::{Exit, Identity, LaunchFailure, TreeEnd};
 use loom_core::machine::Machine;
@@ -82,8 +91,7 @@ impl Bench {
     }
 
     fn spawn(&mut self, unit: &Unit, run: u64) -> Result<Spawned, LaunchFailure> {
-        let facts = RunFacts { run: RunId(run), restarts: 0, last_result: None, last_exit: None };
-        self.room.spawn(unit, RunId(run), &facts)
+        self.room.spawn(unit, RunId(run), &facts(run))
     }
 
     /// Starts a run and waits until its program is executed.
@@ -127,8 +135,16 @@ impl Bench {
         }
     }
 
+    fn home(&self) -> PathBuf {
+        self.place.path().canonicalize().unwrap().join("s/units/t.service")
+    }
+
+    fn notify_socket(&self) -> PathBuf {
+        self.place.path().canonicalize().unwrap().join("r/units/t.service/notify.sock")
+    }
+
     async fn wait_for_file(&self, name: &str) -> String {
-        let path = self.place.path().join("s/units/t.service").join(name);
+        let path = self.home().join(name);
         until(&format!("{} is written", path.display()), || {
             fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n'))
         })
@@ -146,7 +162,8 @@ impl Drop for Bench {
 fn unit(place: &Path, command: &[&str], more: &str) -> Unit {
     let units = place.join("units");
     fs::create_dir_all(&units).unwrap();
-    let words: Vec<String> = command.iter().map(|word| format!("{word:?}")).collect();
+    // A percent sign would begin a specifier.
+    let words: Vec<String> = command.iter().map(|word| format!("{:?}", word.replace('%', "%%"))).collect();
     let open = "allow_unenforced = [\"files\", \"processes\", \"kernel\", \"hosts\", \"sockets\", \"limits\"]";
     let text = format!("[exec]\ncommand = [{}]\n{more}\n[sandbox]\n{open}\n", words.join(", "));
     fs::write(units.join("t.service.toml"), text).unwrap();
@@ -155,6 +172,14 @@ fn unit(place: &Path, command: &[&str], more: &str) -> Unit {
     let catalogue = load_all(&loom_api::unit_files::read(&path), &facts, None);
     assert!(!catalogue.has_errors(), "{:?}", catalogue.problems);
     catalogue.units.into_values().next().unwrap()
+}
+
+fn facts(run: u64) -> RunFacts {
+    RunFacts { run: RunId(run), restarts: 0, last_result: None, last_exit: None }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// Waits for a condition on state, with a limit.
@@ -431,8 +456,7 @@ fn a_new_loomd_takes_over_a_run_and_learns_its_end() {
     let first = runtime();
     let identity = first.block_on(async {
         let (mut room, mut events) = open(&place);
-        let facts = RunFacts { run: RunId(1), restarts: 0, last_result: None, last_exit: None };
-        let spawned = room.spawn(&unit, RunId(1), &facts).unwrap();
+        let spawned = room.spawn(&unit, RunId(1), &facts(1)).unwrap();
         room.open_gate(&unit.id, RunId(1));
         let executed = tokio::time::timeout(LIMIT, events.recv()).await.unwrap();
         assert!(matches!(executed, Some(Event::Executed { .. })), "{executed:?}");

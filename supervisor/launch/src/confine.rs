@@ -97,7 +97,11 @@ pub fn landlock(plan: &LandlockPlan) -> Result<(), Trouble> {
         if abi < ABI::V6 {
             return Err(unsupported("scopes"));
         }
-        ruleset = ruleset.scope(Scope::from_all(abi)).map_err(|e| trouble("scopes", &e))?;
+        let mut scopes = Scope::from_all(abi);
+        if plan.open_signals {
+            scopes.remove(Scope::Signal);
+        }
+        ruleset = ruleset.scope(scopes).map_err(|e| trouble("scopes", &e))?;
     }
     let mut ruleset = ruleset.create().map_err(|e| trouble("ruleset", &e))?;
     for rule in &plan.rules {

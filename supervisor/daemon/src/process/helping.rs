@@ -107,7 +107,7 @@ impl Room {
         let tree = Tree {
             main: Some(pid),
             cgroup: group.map(|(directory, _)| directory),
-            marks: [format!("LOOM_UNIT={id}"), format!("{MARK}={mark}")],
+            marks: [format!("LOOM_RUN={run}"), format!("{MARK}={mark}")],
             adopted: false,
         };
         let (tell_gone, gone) = watch::channel(false);
@@ -234,7 +234,19 @@ impl Room {
                     cgroups,
                     ..common.around(&unit.id, &unit.sandbox.profile)
                 };
-                sandbox::helper_plan(unit, &command, facts, machine, &around).map_err(refused)?
+                let mut plan = sandbox::helper_plan(unit, &command, facts, machine, &around).map_err(refused)?;
+                if let Some(landlock) = &mut plan.landlock {
+                    // It is there to reach the main process, which is in a Landlock domain of its own.
+                    landlock.open_signals = match control {
+                        Control::Reload | Control::Stop => true,
+                        Control::StartPre(_)
+                        | Control::StopPost(_)
+                        | Control::Startup
+                        | Control::Readiness
+                        | Control::Liveness => false,
+                    };
+                }
+                plan
             }
             None => {
                 let check = control.probe(unit).map(|probe| &probe.check);

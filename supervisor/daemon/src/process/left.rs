@@ -30,7 +30,8 @@ impl Peers {
                 found.extend(members.lines().filter_map(|line| line.parse::<i32>().ok()));
             }
         } else {
-            let mark = format!("LOOM_UNIT={unit}");
+            let (name, value) = self.common.mark(unit);
+            let mark = format!("{name}={value}");
             let run = current.map(|run| format!("LOOM_RUN={run}"));
             for (pid, ..) in super::tree::everyone() {
                 let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();

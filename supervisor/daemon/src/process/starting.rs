@@ -78,6 +78,8 @@ impl Room {
             env.insert("TZ".into(), zone);
         }
         env.extend(environment::user_words(unit)?);
+        let (name, value) = self.common.mark(&unit.id);
+        env.insert(name.into(), value);
         Ok(env)
     }
 
@@ -186,7 +188,7 @@ impl Room {
             tokio::spawn(async move { watcher::child(pid, &Arc::new(pidfd), &common.children).await });
             return Err(LaunchFailure::Resources("loom-launch ended before it could be identified".into()));
         };
-        let tree = tree_of(id, run, Some(identity.pid), cgroup, false);
+        let tree = self.common.tree_of(id, run, Some(identity.pid), cgroup, false);
         let started_as = Some((Arc::new(as_written.clone()), facts.clone()));
         fault::point("spawn.identified");
         self.watch(id, run, started_as, started, identity.clone(), tree, groups);
@@ -248,7 +250,7 @@ impl Room {
             identity::Proof::Gone => {
                 // Its main process is gone, and what it left is not: `EndTree` will ask for it.
                 let (_, gone) = watch::channel(true);
-                let main = Main { identity: None, pidfd: None, tree: tree_of(id, run, None, cgroup, true) };
+                let main = Main { identity: None, pidfd: None, tree: self.common.tree_of(id, run, None, cgroup, true) };
                 let live = Live {
                     run,
                     main: Arc::new(Mutex::new(main)),
@@ -263,7 +265,7 @@ impl Room {
             }
         };
         let groups = Groups::find(&self.common.settings.machine, &self.common.home(), id, cgroup.clone());
-        let tree = tree_of(id, run, Some(identity.pid), cgroup, true);
+        let tree = self.common.tree_of(id, run, Some(identity.pid), cgroup, true);
         if unit.is_some()
             && let Err(error) = self.listen(id)
         {
@@ -464,11 +466,17 @@ fn is_inhabited(directory: &Path) -> bool {
     fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|members| !members.is_empty())
 }
 
-fn tree_of(unit: &UnitId, run: RunId, main: Option<i32>, cgroup: Option<PathBuf>, adopted: bool) -> Tree {
-    Tree { main, cgroup, marks: [format!("LOOM_UNIT={unit}"), format!("LOOM_RUN={run}")], adopted }
-}
-
 impl Common {
+    /// What stands in the environment of all processes of a unit and of no other loomd's.
+    pub(super) fn mark(&self, unit: &UnitId) -> (&'static str, String) {
+        ("LOOM_TREE", format!("{}:{unit}", self.hash))
+    }
+
+    fn tree_of(&self, unit: &UnitId, run: RunId, main: Option<i32>, cgroup: Option<PathBuf>, adopted: bool) -> Tree {
+        let (name, value) = self.mark(unit);
+        Tree { main, cgroup, marks: [format!("{name}={value}"), format!("LOOM_RUN={run}")], adopted }
+    }
+
     /// Starts loom-launch with a plan. `face`: what becomes descriptors 0 and 1 instead of nothing and the log.
     /// `birthplace`: the cgroup it is born in.
     pub(super) fn launch(

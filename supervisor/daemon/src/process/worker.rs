@@ -49,7 +49,10 @@ impl WorkerDoor {
         let (unit, facts) = started_as.ok_or_else(|| format!("{unit} has not been started"))?;
         let program = self.common.settings.libexec.join("loom-worker");
         let user = environment::user(&unit)?;
-        let around = Surroundings { program: text(&program), user, ..self.common.around(&unit.id, WORKER_PROFILE) };
+        let (name, value) = self.common.mark(&unit.id);
+        let env = [(name.to_owned(), value)].into();
+        let around =
+            Surroundings { program: text(&program), env, user, ..self.common.around(&unit.id, WORKER_PROFILE) };
         let plan = sandbox::worker_plan(&unit, &facts, &self.common.settings.machine, &around)
             .map_err(|refusal| refusal.to_string())?;
         let log = (self.common.settings.open_log)(&unit.id, facts.run)
