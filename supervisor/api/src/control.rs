@@ -166,12 +166,24 @@ operations! {
     POST "/v1/units/{unit}/stop" => stop_unit(JobRequest) -> UnitView;
     /// Stops a unit, starts it again and answers once it is active.
     POST "/v1/units/{unit}/restart" => restart_unit(JobRequest) -> UnitView;
+    /// Does one thing with several units, and tells of each how it went as it goes.
+    POST "/v1/jobs" => jobs(JobsRequest) -> Lines<JobNews>;
+    /// Writes a unit file that is gone with its unit, and starts that.
+    POST "/v1/transient" => run_transient(TransientRequest) -> UnitView;
+    /// Tells what happened to units, and goes on with what happens.
+    GET "/v1/events" => events(EventsAsked) -> Lines<LifeEvent>;
+    /// Tells how units depend on one another, and when each came up.
+    GET "/v1/graph" => graph(Nothing) -> GraphView;
+    /// Tells what units use of the machine now.
+    GET "/v1/usage" => usage(Nothing) -> UsageView;
+    /// Lists crash reports.
+    GET "/v1/crashes" => crashes(CrashesAsked) -> CrashesView;
     /// Tells a unit's files with their text.
     GET "/v1/units/{unit}/files" => unit_files(UnitAsked) -> UnitFiles;
     /// Tells a unit's settings in force and where each comes from.
     GET "/v1/units/{unit}/show" => show_unit(UnitAsked) -> UnitSettings;
     /// Reads all unit files anew; with an error in one of them nothing changes.
-    POST "/v1/daemon-reload" => daemon_reload(Nothing) -> ReloadReport;
+    POST "/v1/daemon-reload" => daemon_reload(ReloadRequest) -> ReloadReport;
     /// Lists the keys of an agent's state.
     GET "/v1/units/{unit}/state" => state_keys(UnitAsked) -> StateKeys;
     /// Reads one entry of an agent's state.

@@ -65,6 +65,80 @@ pub struct UnitView {
     /// Main file, then drop-ins. Only in the detailed view.
     #[serde(default)]
     pub files: Vec<String>,
+    /// Runs that failed one after the other since the last stable one.
+    #[serde(default)]
+    pub failures: u32,
+    /// It failed so often in a row that its restarts are called a crash loop.
+    #[serde(default)]
+    pub crash_looping: bool,
+    /// Why a waiting start or restart waits, in words.
+    #[serde(default)]
+    pub waits_because: Option<String>,
+    /// What is being done with it: `start`, `stop`, `restart`, `reload`.
+    #[serde(default)]
+    pub job: Option<String>,
+    /// `section.key` of the settings that differ from those of the live run. With `needs_restart`.
+    #[serde(default)]
+    pub changed_keys: Vec<String>,
+    /// Its processes are stopped in their tracks.
+    #[serde(default)]
+    pub frozen: bool,
+    /// What its health probes say, in words. `None` for units without any.
+    #[serde(default)]
+    pub health: Option<String>,
+    /// What it may use up in a window of time. Only in the detailed view.
+    #[serde(default)]
+    pub budget: Option<BudgetView>,
+    /// Its limits as its file sets them. Only in the detailed view.
+    #[serde(default)]
+    pub limits: Vec<LimitView>,
+    /// Processes that outlived its last run, as `stop.kill_mode = "process"` allows. Only in the detailed view.
+    #[serde(default)]
+    pub survivors: Vec<ProcessView>,
+    /// Its last deaths, newest first. Only in the detailed view.
+    #[serde(default)]
+    pub deaths: Vec<DeathView>,
+    /// When its newest start began: milliseconds since the epoch. `None` where this loomd did not see it.
+    #[serde(default)]
+    pub began_at: Option<u64>,
+    /// When that start made it active: milliseconds since the epoch.
+    #[serde(default)]
+    pub active_at: Option<u64>,
+}
+
+/// A budget and what is used of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BudgetView {
+    /// What is used and what may be, one text each: `1200 of 5000 tokens`.
+    pub used: Vec<String>,
+    /// When the window ends and all is unused again: milliseconds since the epoch. `None` before anything was used.
+    pub until: Option<u64>,
+    /// Nothing is left: starts are refused until then.
+    pub exhausted: bool,
+}
+
+/// One limit of a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitView {
+    /// As in `[limits]`.
+    pub limit: String,
+    /// As a person writes it: `256M`, `64`, `50%`.
+    pub value: String,
+}
+
+/// The end of a run that was no orderly one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DeathView {
+    /// Which run.
+    pub run: RunId,
+    /// Milliseconds since the epoch.
+    pub at: u64,
+    /// What ended it.
+    pub result: RunResult,
+    /// How its main process ended.
+    pub exit: Option<Exit>,
+    /// In words.
+    pub error: Option<String>,
 }
 
 /// A process of a unit.
@@ -131,6 +205,284 @@ pub struct JobRequest {
     pub no_block: bool,
 }
 
+/// What to do with units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobVerb {
+    /// Bring it up, and what it requires and wants.
+    Start,
+    /// Bring it down, and first what requires it.
+    Stop,
+    /// Down and up; of a unit that is down: up.
+    Restart,
+    /// As `restart`, of a unit that runs; of another: nothing.
+    TryRestart,
+    /// The program's own reload.
+    Reload,
+    /// The program's own reload where its file has one, else as `restart`.
+    ReloadOrRestart,
+    /// Nothing; done if it is active.
+    VerifyActive,
+    /// Send `signal` to `whom`.
+    Kill,
+    /// Forget that it failed and how often.
+    ResetFailed,
+    /// Stop its processes in their tracks.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+}
+
+/// Whom a signal goes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillWhom {
+    /// The main process.
+    Main,
+    /// Every process of the unit.
+    #[default]
+    All,
+}
+
+/// One job each for several units. They belong to loomd: hanging up changes nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobsRequest {
+    /// What to do.
+    pub verb: JobVerb,
+    /// With or without their kinds.
+    #[serde(default)]
+    pub units: Vec<String>,
+    /// All units that the verb can change: for `stop` those that are not down, for `reset-failed` those that failed.
+    #[serde(default)]
+    pub all: bool,
+    /// Answer once accepted instead of once done.
+    #[serde(default)]
+    pub no_wait: bool,
+    /// For `kill`: its number. Default SIGTERM.
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// For `kill`.
+    #[serde(default)]
+    pub whom: KillWhom,
+    /// For `stop`: SIGKILL for the whole tree, at once.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl JobsRequest {
+    /// For these units, waiting for the end.
+    pub fn new(verb: JobVerb, units: Vec<String>) -> Self {
+        Self { verb, units, all: false, no_wait: false, signal: None, whom: KillWhom::default(), force: false }
+    }
+}
+
+/// One line of the answer to a [`JobsRequest`]: newline-delimited JSON; `waiting` any number of times, and one `done` or `refused`
+/// for each unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum JobNews {
+    /// Said at once and at each change: a unit that is not done yet, how it is, and the unit that its job waits for.
+    Waiting { view: Box<UnitView>, on: Option<Box<UnitView>> },
+    /// Its job is done, or accepted where nobody waits.
+    Done { asked: String, view: Box<UnitView> },
+    /// Its job was refused or failed.
+    Refused { asked: String, unit: Option<UnitId>, refusal: Refusal },
+}
+
+/// Asks for what happened to units, and for what happens from now on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsAsked {
+    /// Only of these units, with or without their kinds; in a query separated by commas. None: of all.
+    #[serde(default, deserialize_with = "list_or_text", skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
+    /// Go on with what happens.
+    #[serde(default, deserialize_with = "flag_or_text", skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
+    /// Begin with what happened at this moment: milliseconds since the epoch. Without it, with the oldest that loomd remembers, or
+    /// with `follow` with nothing.
+    #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+}
+
+/// Something that happened to a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LifeEvent {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Grows by one with each; begins anew with each loomd.
+    pub seq: u64,
+    /// Milliseconds since the epoch.
+    pub time: u64,
+    /// Which unit; none for a gap.
+    pub unit: Option<UnitId>,
+    /// Its newest run.
+    pub run: Option<RunId>,
+    /// What.
+    #[serde(flatten)]
+    pub news: LifeNews,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum LifeNews {
+    /// It changed its state.
+    Changed { from: ActiveState, to: ActiveState, sub_state: String, result: RunResult, because: String },
+    /// Something that is worth a word without a change of state.
+    Said { word: String, text: String },
+    /// You read too slowly: so many are missing here.
+    Gap { missed: u64 },
+}
+
+/// How units depend on one another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GraphView {
+    /// [`VERSION`]
+    pub version: u32,
+    /// By name.
+    pub units: Vec<GraphNode>,
+}
+
+/// One unit of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GraphNode {
+    /// Full name.
+    pub unit: UnitId,
+    /// systemd's word; none for a unit that has no file.
+    pub active_state: Option<ActiveState>,
+    /// When its newest start began: milliseconds since the epoch.
+    pub began_at: Option<u64>,
+    /// When that start made it active: milliseconds since the epoch.
+    pub active_at: Option<u64>,
+    /// By key of `[unit]` (`requires`, `wants`, `after`, …): the units that its file names.
+    pub names: BTreeMap<String, Vec<UnitId>>,
+}
+
+/// What units use of the machine, at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UsageView {
+    /// [`VERSION`]
+    pub version: u32,
+    /// When it was looked: microseconds of the monotonic clock.
+    pub at_micros: u64,
+    /// Those with a process, by name.
+    pub units: Vec<UnitUsage>,
+}
+
+/// What one unit uses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitUsage {
+    /// Full name.
+    pub unit: UnitId,
+    /// systemd's word.
+    pub active_state: ActiveState,
+    /// The finer word.
+    pub sub_state: String,
+    /// Main process.
+    pub main_pid: Option<i32>,
+    /// Processor time of its tree so far, in microseconds. Of processes that are gone only where cgroups count it.
+    pub cpu_micros: u64,
+    /// Memory of its tree, in bytes: what its cgroup counts, else the sum of the processes' own pages.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub tasks: u64,
+    /// Automatic restarts since a person's start.
+    pub restarts: u64,
+}
+
+/// Asks for crash reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrashesAsked {
+    /// Only of this unit, with or without its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Only of this run, whole. Without it stacks and log lines are left out.
+    #[serde(default, deserialize_with = "number_or_text", skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
+}
+
+/// Crash reports, newest last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrashesView {
+    /// [`VERSION`]
+    pub version: u32,
+    /// At most 20 of each unit are kept.
+    pub reports: Vec<CrashReport>,
+}
+
+/// What was found of a run that did not end in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CrashReport {
+    /// Full name.
+    pub unit: UnitId,
+    /// Which run.
+    pub run: RunId,
+    /// When it ended: milliseconds since the epoch.
+    pub at: u64,
+    /// What ended it.
+    pub result: RunResult,
+    /// How its main process ended.
+    pub exit: Option<Exit>,
+    /// In words.
+    pub error: Option<String>,
+    /// What the program printed of its stacks after SIGABRT, as it stood in its log.
+    #[serde(default)]
+    pub stacks: Vec<String>,
+    /// The last lines of its log.
+    #[serde(default)]
+    pub last_log_lines: Vec<String>,
+    /// The most memory that its tree used, in bytes.
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
+    /// What its main process had open: `7 -> /var/lib/…`.
+    #[serde(default)]
+    pub open_files: Vec<String>,
+    /// The other processes of its tree.
+    #[serde(default)]
+    pub children: Vec<ProcessView>,
+    /// Counters of its cgroup's `memory.events` and `pids.events`, by name.
+    #[serde(default)]
+    pub cgroup_events: BTreeMap<String, u64>,
+    /// What could not be found out, and why.
+    #[serde(default)]
+    pub missing: Vec<String>,
+}
+
+/// A unit without a file of a person: loomd writes one, which is gone with the unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TransientRequest {
+    /// Its name with kind. No unit file may have it.
+    pub unit: UnitId,
+    /// The text of its unit file.
+    pub text: String,
+    /// Remove it also where it failed.
+    #[serde(default)]
+    pub collect: bool,
+    /// Answer once accepted instead of once it is active.
+    #[serde(default)]
+    pub no_wait: bool,
+    /// Answer once it has ended, with how.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// Asks for a new reading of unit files.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReloadRequest {
+    /// Tell what would change, and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What differs between a unit before and after a reload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnitChange {
+    /// Full name.
+    pub unit: UnitId,
+    /// `section.key`, in order.
+    pub keys: Vec<String>,
+}
+
 /// Answer of ping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pong {
@@ -184,6 +536,12 @@ pub struct ReloadReport {
     pub problems: Vec<Problem>,
     /// Whether the new units are in force.
     pub applied: bool,
+    /// For each changed unit, which settings.
+    #[serde(default)]
+    pub changes: Vec<UnitChange>,
+    /// Live units whose settings are not those of their files, and what is `part_of` them: what `apply` restarts.
+    #[serde(default)]
+    pub needs_restart: Vec<UnitId>,
 }
 
 /// One entry of an agent's state.
@@ -256,17 +614,51 @@ pub struct AuditAsked {
 }
 
 /// A query string knows only text.
-fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+fn number_or_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + std::str::FromStr<Err: std::fmt::Display>,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Either {
-        Number(usize),
+    enum Either<T> {
+        Number(T),
         Text(String),
     }
-    match Option::<Either>::deserialize(deserializer)? {
+    match Option::<Either<T>>::deserialize(deserializer)? {
         None => Ok(None),
         Some(Either::Number(number)) => Ok(Some(number)),
         Some(Either::Text(text)) => text.parse().map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+/// As [`number_or_text`]: `true`, or nothing after the `=`.
+fn flag_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Flag(bool),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Flag(flag) => Ok(flag),
+        Either::Text(text) if text.is_empty() => Ok(true),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+/// As [`number_or_text`]: names separated by commas, or a JSON list.
+fn list_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        List(Vec<String>),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::List(list) => Ok(list),
+        Either::Text(text) if text.starts_with('[') => serde_json::from_str(&text).map_err(serde::de::Error::custom),
+        Either::Text(text) => Ok(text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()),
     }
 }
 

@@ -43,7 +43,7 @@ fn every_operation_answers_the_client_as_it_answers_directly() {
         assert_eq!(client.restart_unit(job).await.unwrap().sub_state, "running");
         assert_eq!(client.unit_files(asked("chat")).await.unwrap().files.len(), 3);
         assert_eq!(client.show_unit(asked("chat")).await.unwrap().origins.len(), 2);
-        assert!(client.daemon_reload(Nothing {}).await.unwrap().applied);
+        assert!(client.daemon_reload(ReloadRequest::default()).await.unwrap().applied);
         assert_eq!(client.state_keys(asked("chat")).await.unwrap().keys, ["count", "last/seen"]);
         let key = |key: &str| StateAsked { unit: "chat".to_owned(), key: key.to_owned() };
         assert_eq!(client.state_get(key("last/seen")).await.unwrap().value, json!({"by": "ann"}));

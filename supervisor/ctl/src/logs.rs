@@ -67,7 +67,8 @@ fn how_many(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "write a number or `all`".to_owned())
 }
 
-fn moment(text: &str) -> Result<u64, String> {
+/// A moment of the wall clock, in milliseconds since the epoch.
+pub fn moment(text: &str) -> Result<u64, String> {
     when::parse(text, now_ms())
 }
 

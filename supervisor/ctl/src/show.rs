@@ -3,11 +3,14 @@
 //! Job: from view types, text. May touch: nothing; the time and the terminal's width come as arguments. Keeps: states are words,
 //! never only colours; one unit is one line in a table, except that on a narrow terminal its note gets a line of its own.
 
+use crate::look::Direction;
 use loom_api::view::*;
+use loom_core::ids::UnitId;
 use loom_core::lifecycle::{ActiveState, Exit, RunResult};
 use loom_core::machine::{Enforced, Machine};
 use loom_core::unit::problem::{Problem, Severity};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// The word that serde writes.
@@ -52,7 +55,7 @@ pub fn exit(exit: Exit) -> String {
 }
 
 /// Columns as wide as their widest cell; the last one ragged.
-fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -75,7 +78,7 @@ fn clipped(text: String, width: Option<usize>) -> String {
     text.lines().map(line).collect()
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
@@ -87,6 +90,12 @@ fn note(view: &UnitView) -> String {
     }
     if let Some(unit) = &view.waits_for {
         parts.push(format!("waits for {unit}"));
+    }
+    if view.crash_looping {
+        parts.push("crash-looping".to_owned());
+    }
+    if view.frozen {
+        parts.push("frozen".to_owned());
     }
     if let Some(error) = &view.last_error {
         parts.push(error.clone());
@@ -233,6 +242,12 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         };
         rows.push(("run", format!("{}, started by {}{restarts}", view.run, view.triggered_by)));
     }
+    if let Some(job) = &view.job {
+        rows.push(("job", job.clone()));
+    }
+    if view.frozen {
+        rows.push(("frozen", format!("its processes stand still until `loomctl thaw {}`", view.unit)));
+    }
     if let Some(how) = view.exit {
         rows.push(("last end", format!("{}, {}", word(view.result), exit(how))));
     } else if view.result != RunResult::Success {
@@ -242,10 +257,26 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         rows.push(("error", error.clone()));
     }
     if let Some(ms) = view.next_start_in_ms {
-        rows.push(("next start", format!("in {}", span(ms))));
+        let because = view.waits_because.as_ref().map(|because| format!(", {because}")).unwrap_or_default();
+        rows.push(("next start", format!("in {}{because}", span(ms))));
     }
     if let Some(unit) = &view.waits_for {
-        rows.push(("waits for", unit.to_string()));
+        let because = view.waits_because.as_ref().filter(|_| view.next_start_in_ms.is_none());
+        let because = because.map(|because| format!(", {because}")).unwrap_or_default();
+        rows.push(("waits for", format!("{unit}{because}")));
+    }
+    if view.failures > 0 {
+        let looping = if view.crash_looping { ": crash-looping" } else { "" };
+        let times = if view.failures == 1 { "once".to_owned() } else { format!("{} times in a row", view.failures) };
+        rows.push(("failed", format!("{times}{looping}")));
+    }
+    if let Some(health) = &view.health {
+        rows.push(("health", health.clone()));
+    }
+    if let Some(budget) = &view.budget {
+        let until = budget.until.map(|until| format!(", until {}", crate::sys::local_time(until))).unwrap_or_default();
+        let end = if budget.exhausted { ": used up, a start is refused until then" } else { "" };
+        rows.push(("budget", format!("{}{until}{end}", budget.used.join(", "))));
     }
     match view.connected {
         Some(true) => rows.push(("bus", "connected".to_owned())),
@@ -265,6 +296,14 @@ pub fn unit(view: &UnitView, now: u64) -> String {
             }
         }
     }
+    for (number, process) in view.survivors.iter().enumerate() {
+        let label = if number == 0 { "survivors" } else { "" };
+        rows.push((label, format!("{} {}, of a run that has ended", process.pid, process.command)));
+    }
+    if !view.limits.is_empty() {
+        let limits: Vec<String> = view.limits.iter().map(|limit| format!("{} {}", limit.limit, limit.value)).collect();
+        rows.push(("limits", limits.join(", ")));
+    }
     for (number, line) in view.enforcement.iter().enumerate() {
         let value = match &line.value {
             Enforced::Fully => "fully".to_owned(),
@@ -274,6 +313,15 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         let label = if number == 0 { "enforced" } else { "" };
         rows.push((label, format!("{:9} {value}", word(line.promise))));
     }
+    for (number, death) in view.deaths.iter().enumerate() {
+        let label = if number == 0 { "last deaths" } else { "" };
+        let how = death.exit.map(|how| format!(", {}", exit(how))).unwrap_or_default();
+        let error = death.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        rows.push((label, format!("run {}, {}, {}{how}{error}", death.run, ago(death.at, now), word(death.result))));
+    }
+    if let Some(last) = view.deaths.first() {
+        rows.push(("report", format!("`loomctl crashes show {} {}`", view.unit, last.run)));
+    }
     for (number, file) in view.files.iter().enumerate() {
         rows.push((if number == 0 { "files" } else { "" }, file.clone()));
     }
@@ -281,7 +329,9 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         rows.push(("note", "its file is gone; it runs until it stops".to_owned()));
     }
     if view.needs_restart {
-        rows.push(("note", format!("its settings changed: `loomctl restart {}`", view.unit)));
+        let keys =
+            if view.changed_keys.is_empty() { String::new() } else { format!(" ({})", view.changed_keys.join(", ")) };
+        rows.push(("note", format!("its settings changed{keys}: `loomctl restart {}`", view.unit)));
     }
     let mut text = format!("{} - {}\n", view.unit, view.description);
     for (label, value) in rows {
@@ -391,15 +441,211 @@ pub fn audit(view: &AuditView) -> String {
 /// `loomctl daemon-reload`.
 pub fn reload(report: &ReloadReport) -> String {
     let mut text = String::new();
+    let keys = |unit: &UnitId| {
+        let change = report.changes.iter().find(|change| change.unit == *unit);
+        change.map(|change| format!("  {}", change.keys.join(", "))).unwrap_or_default()
+    };
     for (what, units) in [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)] {
         for unit in units {
-            let _ = writeln!(text, "{what:8} {unit}");
+            let _ = writeln!(text, "{what:8} {unit}{}", keys(unit).trim_end());
         }
     }
     if text.is_empty() {
         text.push_str("nothing changed\n");
     }
+    for unit in &report.needs_restart {
+        let _ = writeln!(text, "needs restart: {unit}");
+    }
     text
+}
+
+/// `loomctl list-jobs`.
+pub fn jobs(view: &Overview, width: Option<usize>) -> String {
+    if view.units.is_empty() {
+        return "no jobs\n".to_owned();
+    }
+    let mut rows = vec![row(["UNIT", "JOB", "STATE", "WAITS FOR"])];
+    rows.extend(view.units.iter().map(|unit| {
+        let job = unit.job.clone().unwrap_or_else(|| {
+            let word = if unit.active_state == ActiveState::Activating { "start" } else { "-" };
+            word.to_owned()
+        });
+        let waits = match (&unit.waits_for, unit.next_start_in_ms) {
+            (Some(on), _) => on.to_string(),
+            (None, Some(ms)) => format!("its next try in {}", span(ms)),
+            (None, None) => "-".to_owned(),
+        };
+        row([&unit.unit.to_string(), &job, &state(unit), &waits])
+    }));
+    clipped(table(&rows), width)
+}
+
+/// One line of `loomctl events`.
+pub fn event(event: &LifeEvent) -> String {
+    let time = crate::sys::local_time(event.time);
+    let who = match (&event.unit, event.run) {
+        (Some(unit), Some(run)) if run.0 > 0 => format!("{unit}[{run}]"),
+        (Some(unit), _) => unit.to_string(),
+        (None, _) => "loomctl".to_owned(),
+    };
+    let what = match &event.news {
+        LifeNews::Changed { from, to, sub_state, result, because } => {
+            let result = match result {
+                RunResult::Success => String::new(),
+                failure => format!(", result {}", word(failure)),
+            };
+            format!("{} -> {} ({sub_state}){result}: {because}", word(from), word(to))
+        }
+        LifeNews::Said { word, text } => format!("{word}: {text}"),
+        LifeNews::Gap { missed } => format!("{missed} events are missing: they came faster than they were read"),
+    };
+    format!("{time} {who}: {what}\n")
+}
+
+/// `loomctl crashes`.
+pub fn crashes(view: &CrashesView) -> String {
+    if view.reports.is_empty() {
+        return "no crash reports\n".to_owned();
+    }
+    let mut rows = vec![row(["TIME", "UNIT", "RUN", "RESULT", "END", "WHY"])];
+    rows.extend(view.reports.iter().map(|report| {
+        let (time, run) = (crate::sys::local_time(report.at), report.run.to_string());
+        let how = report.exit.map_or_else(|| "-".to_owned(), exit);
+        let why = report.error.as_deref().unwrap_or_default();
+        row([&time, &report.unit.to_string(), &run, &word(report.result), &how, why])
+    }));
+    table(&rows)
+}
+
+/// `loomctl crashes show`.
+pub fn crash(report: &CrashReport) -> String {
+    let mut text = format!("{} run {}\n", report.unit, report.run);
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:>12}: {value}");
+    };
+    line("ended", crate::sys::local_time(report.at));
+    line("result", word(report.result));
+    if let Some(how) = report.exit {
+        line("end", exit(how));
+    }
+    if let Some(error) = &report.error {
+        line("error", error.clone());
+    }
+    if let Some(bytes) = report.memory_peak_bytes {
+        line("memory peak", format!("{} KiB", bytes / 1024));
+    }
+    for (name, count) in &report.cgroup_events {
+        line("cgroup", format!("{name} {count}"));
+    }
+    for process in &report.children {
+        line("process", format!("{} {}", process.pid, process.command));
+    }
+    for what in &report.missing {
+        line("missing", what.clone());
+    }
+    for (title, lines) in
+        [("stacks", &report.stacks), ("open files", &report.open_files), ("last lines", &report.last_log_lines)]
+    {
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{title}:");
+            lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+        }
+    }
+    text
+}
+
+/// Keys by which a unit pulls others in.
+const NEEDS: [&str; 6] = ["requires", "requisite", "binds_to", "wants", "upholds", "members"];
+/// Keys that imply `after`.
+const ORDERED: [&str; 4] = ["after", "requires", "requisite", "binds_to"];
+
+fn named<'a>(node: &'a GraphNode, keys: &'a [&str]) -> impl Iterator<Item = &'a UnitId> {
+    keys.iter().filter_map(|key| node.names.get(*key)).flatten()
+}
+
+/// Units that are started before a unit.
+pub fn started_before(graph: &GraphView, unit: &UnitId) -> BTreeSet<UnitId> {
+    let own = graph.units.iter().filter(|node| node.unit == *unit).flat_map(|node| named(node, &ORDERED));
+    let theirs = graph.units.iter().filter(|node| named(node, &["before"]).any(|other| other == unit));
+    own.cloned().chain(theirs.map(|node| node.unit.clone())).collect()
+}
+
+/// The next units on the way.
+fn branches(graph: &GraphView, unit: &UnitId, direction: Direction) -> BTreeSet<UnitId> {
+    match direction {
+        Direction::Needs => {
+            graph.units.iter().filter(|node| node.unit == *unit).flat_map(|node| named(node, &NEEDS)).cloned().collect()
+        }
+        Direction::NeededBy => {
+            let needs = |node: &&GraphNode| named(node, &NEEDS).any(|other| other == unit);
+            graph.units.iter().filter(needs).map(|node| node.unit.clone()).collect()
+        }
+        Direction::After => started_before(graph, unit),
+        Direction::Before => {
+            let all = graph.units.iter().map(|node| &node.unit);
+            all.filter(|other| started_before(graph, other).contains(unit)).cloned().collect()
+        }
+    }
+}
+
+/// A dot that says the same as the word behind it.
+fn dot(state: Option<ActiveState>) -> &'static str {
+    match state {
+        Some(ActiveState::Active) => "●",
+        Some(ActiveState::Activating | ActiveState::Reloading | ActiveState::Deactivating) => "◐",
+        Some(ActiveState::Failed) => "×",
+        Some(ActiveState::Inactive) | None => "○",
+    }
+}
+
+/// `loomctl list-dependencies`. What was shown before is not opened again.
+pub fn tree(graph: &GraphView, root: &UnitId, direction: Direction) -> String {
+    let states: BTreeMap<&UnitId, Option<ActiveState>> =
+        graph.units.iter().map(|node| (&node.unit, node.active_state)).collect();
+    let line = |unit: &UnitId| match states.get(unit) {
+        Some(state) => format!("{} {unit} ({})", dot(*state), state.map_or_else(|| "inactive".to_owned(), word)),
+        None => format!("○ {unit} (no such unit)"),
+    };
+    let mut text = format!("{}\n", line(root));
+    let mut seen = BTreeSet::from([root.clone()]);
+    grow(graph, root, direction, "", &line, &mut seen, &mut text);
+    text
+}
+
+fn grow(
+    graph: &GraphView,
+    unit: &UnitId,
+    direction: Direction,
+    indent: &str,
+    line: &dyn Fn(&UnitId) -> String,
+    seen: &mut BTreeSet<UnitId>,
+    text: &mut String,
+) {
+    let next = branches(graph, unit, direction);
+    for (number, child) in next.iter().enumerate() {
+        let is_last = number + 1 == next.len();
+        let (branch, below) = if is_last { ("└─", "  ") } else { ("├─", "│ ") };
+        let is_new = seen.insert(child.clone());
+        let more = if is_new || branches(graph, child, direction).is_empty() { "" } else { ", as above" };
+        let _ = writeln!(text, "{indent}{branch}{}{more}", line(child));
+        if is_new {
+            grow(graph, child, direction, &format!("{indent}{below}"), line, seen, text);
+        }
+    }
+}
+
+/// The same for programs: unit → the units that it leads to.
+pub fn tree_json(graph: &GraphView, root: &UnitId, direction: Direction) -> Value {
+    let (mut found, mut open) = (BTreeMap::new(), vec![root.clone()]);
+    while let Some(unit) = open.pop() {
+        if found.contains_key(&unit) {
+            continue;
+        }
+        let next = branches(graph, &unit, direction);
+        open.extend(next.iter().cloned());
+        found.insert(unit, next);
+    }
+    json!(found.into_iter().map(|(unit, next)| (unit.to_string(), json!(next))).collect::<serde_json::Map<_, _>>())
 }
 
 #[cfg(test)]

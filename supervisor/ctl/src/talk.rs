@@ -5,23 +5,22 @@
 //! nothing else; tokens go to stdout, everything else to stderr; an answer is shown without holes, and one that is not whole
 //! is called so.
 
-use crate::{exit_status, say, show, show_refusal, sys};
+use crate::answer::{exit_status, say, show_refusal};
+use crate::interrupts::{self, Interrupts};
+use crate::show;
 use loom_api::control::{Client, Control};
 use loom_api::view::{BusAnswer, BusRequest, Refusal, UnitAsked, UnitView};
 use loom_core::ids::Kind;
 use loom_core::lifecycle::ActiveState;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::io::unix::AsyncFd;
 
 /// How long a chat waits for a supervisor or an agent that went away.
 const AWAY_LIMIT: Duration = Duration::from_secs(60);
@@ -170,35 +169,6 @@ async fn ask_once(
     }
 }
 
-/// Ctrl-C, taken as a signal while an answer comes.
-struct Interrupts<'a> {
-    signals: &'a SignalFd,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl<'a> Interrupts<'a> {
-    /// Within a runtime. What was pressed before is forgotten.
-    fn new(signals: &'a SignalFd) -> io::Result<Self> {
-        while let Ok(Some(_)) = signals.read_signal() {}
-        let ready = sys::wait_on(signals.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { signals, ready })
-    }
-
-    /// Waits for one. Readiness alone may be old news.
-    async fn next(&self) {
-        while let Ok(mut ready) = self.ready.readable().await {
-            if self.was_pressed() {
-                return;
-            }
-            ready.clear_ready();
-        }
-    }
-
-    fn was_pressed(&self) -> bool {
-        matches!(self.signals.read_signal(), Ok(Some(_)))
-    }
-}
-
 /// An error of the bus, for the person who must act.
 fn refusal_of(agent: &UnitView, code: &str, message: String) -> Refusal {
     let unit = &agent.unit;
@@ -295,11 +265,7 @@ pub fn chat(
     let agent = runtime.block_on(agent(client, unit))?;
     let failed = |what: &str, error: String| Refusal::new(Refusal::FAILED, what.to_owned()).because(error);
     // While a line is edited Ctrl-C is a key; while an answer comes it is a signal, taken from this descriptor.
-    let mut interrupts = SigSet::empty();
-    interrupts.add(Signal::SIGINT);
-    interrupts.thread_block().map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
-    let signals = SignalFd::with_flags(&interrupts, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
+    let signals = interrupts::take_over().map_err(|error| failed("cannot take over Ctrl-C", error.to_string()))?;
     let mut editor =
         rustyline::DefaultEditor::new().map_err(|error| failed("cannot use the terminal", error.to_string()))?;
     let _ = editor.set_max_history_size(HISTORY_MAX);

@@ -6,7 +6,7 @@
 mod fake;
 
 use fake::{Served, now};
-use loom_api::view::{BusAnswer, BusRequest};
+use loom_api::view::{BusAnswer, BusRequest, JobVerb, JobsRequest, KillWhom};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -181,6 +181,277 @@ fn jobs_say_what_became_of_each_unit() {
 }
 
 #[test]
+#[rustfmt::skip]
+fn every_verb_says_what_became_of_it() {
+    let served = Served::start();
+    snapshot("verbs", all_seen(served.dir(), &[
+        &["try-restart", "chat"],
+        &["reload", "chat"],
+        &["reload-or-restart", "chat"],
+        &["kill", "chat", "-s", "USR1", "--whom", "main"],
+        &["kill", "chat", "-s", "NOPE"],
+        &["freeze", "chat"],
+        &["thaw", "chat"],
+        &["reset-failed"],
+        &["stop", "--all"],
+        &["stop", "chat", "--all"],
+        &["is-active", "chat", "news"],
+        &["is-active", "local-llm"],
+        &["is-active", "nobody"],
+        &["is-failed", "local-llm"],
+        &["is-failed", "chat"],
+    ]));
+    let asked = served.fake.jobs.lock().unwrap();
+    let kill = asked.iter().find(|request| request.verb == JobVerb::Kill).unwrap();
+    assert_eq!((kill.signal, kill.whom), (Some(10), KillWhom::Main));
+    assert!(asked.iter().any(|request| request.verb == JobVerb::ResetFailed && request.all));
+}
+
+#[test]
+#[rustfmt::skip]
+fn what_is_and_what_was_is_shown() {
+    let served = Served::start();
+    snapshot("look", all_seen(served.dir(), &[
+        &["list", "--state", "failed,auto-restart"],
+        &["list", "--kind", "agent", "c*", "news"],
+        &["list-jobs"],
+        &["list-dependencies", "all"],
+        &["list-dependencies", "all", "--after"],
+        &["list-dependencies", "--reverse", "local-llm"],
+        &["list-dependencies", "nobody"],
+        &["events", "--since", "1h"],
+        &["crashes"],
+        &["crashes", "show", "chat", "2"],
+        &["analyze", "blame"],
+        &["analyze", "critical-chain"],
+        &["daemon-reload", "--dry-run"],
+        &["apply", "--dry-run"],
+    ]));
+    let top = run(served.dir(), &["top", "-n", "1"]);
+    let text = String::from_utf8(top.stdout).unwrap();
+    assert!(text.contains("x.service   active (running)  77    90.0  2.0K    3      2\n"), "{text}");
+}
+
+#[test]
+fn apply_restarts_what_needs_it_and_nothing_else() {
+    let served = Served::start();
+    assert_eq!(run(served.dir(), &["apply"]).status.code(), Some(0));
+    let asked = served.fake.jobs.lock().unwrap();
+    assert_eq!(*asked, [JobsRequest::new(JobVerb::TryRestart, vec!["chat.agent".to_owned()])]);
+}
+
+#[test]
+fn a_long_start_says_what_it_waits_for_and_ctrl_c_only_ends_the_waiting() {
+    let served = Served::start();
+    let mut live = Live::start(served.dir(), &["start", "reader@7"]);
+    let line = live.until("waiting for");
+    assert_eq!(line, "waiting for local-llm.service (failed, failed), which reader@7.agent needs 1 s");
+    live.signal(Signal::SIGINT);
+    live.until("the supervisor goes on with it; Ctrl-C again leaves");
+    live.signal(Signal::SIGINT);
+    assert_eq!(live.child.wait().unwrap().code(), Some(1));
+    assert_eq!(served.fake.jobs.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn the_third_ctrl_c_in_a_stop_kills() {
+    let served = Served::start();
+    let mut live = Live::start(served.dir(), &["stop", "reader@7"]);
+    live.until("waiting for");
+    for words in ["Ctrl-C again leaves", "kills what is left", "killing what is left"] {
+        live.signal(Signal::SIGINT);
+        live.until(words);
+    }
+    let end = std::time::Instant::now() + LIMIT;
+    while !served.fake.jobs.lock().unwrap().iter().any(|request| request.force) {
+        assert!(std::time::Instant::now() < end, "no kill was asked for");
+        std::thread::yield_now();
+    }
+    live.signal(Signal::SIGINT);
+    assert_eq!(live.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_command_runs_as_a_unit_and_its_exit_status_is_passed_on() {
+    let served = Served::start();
+    let words = ["run", "--name", "job", "--wait", "-p", "limits.tasks=3", "--", "sh", "-c", "exit 7"];
+    let output = run(served.dir(), &words);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    let asked = served.fake.transient.lock().unwrap().clone().unwrap();
+    assert_eq!((asked.unit.to_string().as_str(), asked.wait), ("job.service", true));
+    assert!(asked.text.contains("tasks = 3") && asked.text.contains("policy = \"no\""), "{}", asked.text);
+    for bad in [&["run"][..], &["run", "-p", "x", "--", "true"], &["run", "--name", "A/b", "--", "true"]] {
+        assert_eq!(run(served.dir(), bad).status.code(), Some(2), "{bad:?}");
+    }
+}
+
+/// Runs with a unit path of its own, and without a supervisor.
+fn with_units(dir: &Path, args: &[&str], input: &str) -> Output {
+    let mut command = command(dir, args);
+    command.env("LOOM_UNIT_PATH", dir.join("units")).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn units_of(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("units")).unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join("units").join(name), text).unwrap();
+    }
+    dir
+}
+
+const NAP: &str = "[exec]\ncommand = [\"/bin/sleep\", \"9\"]\n";
+
+#[test]
+fn an_edit_is_checked_before_it_is_in_place_and_a_bad_one_is_kept() {
+    let dir = units_of(&[("nap.service.toml", NAP)]);
+    let drop_in = dir.path().join("units/nap.service.d/override.toml");
+    let kept = dir.path().join("units/nap.service.d/.override.edit.toml");
+    let bad = with_units(dir.path(), &["edit", "nap", "--stdin"], "[stop]\ntimeuot = \"5s\"\n");
+    assert_eq!(bad.status.code(), Some(4), "{bad:?}");
+    let words = String::from_utf8(bad.stderr).unwrap();
+    assert!(words.contains("override.toml:2:1") && words.contains("nothing was changed"), "{words}");
+    assert!(!drop_in.exists());
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "[stop]\ntimeuot = \"5s\"\n");
+    // An editor that corrects what was kept.
+    let sed = ["/usr/bin/sed", "/bin/sed"].into_iter().find(|sed| Path::new(sed).exists()).unwrap();
+    let mut command = command(dir.path(), &["edit", "nap"]);
+    command.env("LOOM_UNIT_PATH", dir.path().join("units")).env("EDITOR", format!("{sed} -i s/timeuot/timeout/"));
+    let good = command.output().unwrap();
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert_eq!(fs::read_to_string(&drop_in).unwrap(), "[stop]\ntimeout = \"5s\"\n");
+    assert!(!kept.exists());
+    let same = with_units(dir.path(), &["edit", "nap", "--stdin"], "[stop]\ntimeout = \"5s\"\n");
+    assert!(String::from_utf8_lossy(&same.stderr).contains("nothing was changed"), "{same:?}");
+    let full = with_units(dir.path(), &["edit", "nap", "--full", "--stdin"], "[exec]\ncommand = []\n");
+    assert_eq!(full.status.code(), Some(4), "{full:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("units/nap.service.toml")).unwrap(), NAP);
+    assert_eq!(with_units(dir.path(), &["edit", "nobody", "--stdin"], "").status.code(), Some(5));
+    let named = with_units(dir.path(), &["edit", "nap", "--stdin", "--drop-in", "../x"], "");
+    assert_eq!(named.status.code(), Some(2));
+}
+
+#[test]
+fn a_mask_is_a_link_that_unmask_takes_away() {
+    let dir = units_of(&[]);
+    fs::create_dir(dir.path().join("low")).unwrap();
+    fs::write(dir.path().join("low/nap.service.toml"), NAP).unwrap();
+    let run = |args: &[&str]| {
+        let path = format!("{}:{}", dir.path().join("units").display(), dir.path().join("low").display());
+        command(dir.path(), args).env("LOOM_UNIT_PATH", path).output().unwrap()
+    };
+    let is = |word: &str| assert_eq!(String::from_utf8(run(&["is-enabled", "nap"]).stdout).unwrap(), word);
+    is("static\n");
+    assert_eq!(run(&["mask", "nap"]).status.code(), Some(0));
+    is("masked\n");
+    assert_eq!(fs::read_link(dir.path().join("units/nap.service.toml")).unwrap(), Path::new("/dev/null"));
+    assert_eq!(run(&["unmask", "nap"]).status.code(), Some(0));
+    is("static\n");
+    assert_eq!(run(&["enable", "nap"]).status.code(), Some(1), "its file has no [install]");
+    // Where its own file lies no link can be made.
+    fs::write(dir.path().join("units/own.service.toml"), NAP).unwrap();
+    assert_eq!(run(&["mask", "own"]).status.code(), Some(1));
+}
+
+/// Every path below a directory, with what a file or link holds.
+fn everything(root: &Path) -> Vec<(std::path::PathBuf, String)> {
+    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).unwrap().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let holds = match (kind.is_dir(), kind.is_symlink()) {
+                (true, _) => String::new(),
+                (false, true) => fs::read_link(&path).unwrap().display().to_string(),
+                (false, false) => fs::read_to_string(&path).unwrap(),
+            };
+            if kind.is_dir() {
+                open.push(path.clone());
+            }
+            found.push((path, holds));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_service_is_installed_and_removed_without_a_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    // loomd must lie beside loomctl.
+    let programs = dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_loomctl"), programs.join("loomctl")).unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("home/me/.config")).unwrap();
+    let before = everything(&root);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(programs.join("loomctl"));
+        command
+            .env_clear()
+            .env("HOME", "/home/me")
+            .current_dir(dir.path())
+            .arg("--runtime-dir")
+            .arg(dir.path().join("a b"));
+        command.arg("--state-dir").arg("/var/lib/100%").args(args).arg("--root").arg(&root).output().unwrap()
+    };
+    let without = run(&["install-service", "--user"]);
+    assert_eq!(without.status.code(), Some(1), "there is no loomd: {without:?}");
+    fs::write(programs.join("loomd"), "").unwrap();
+    for (whose, file, link) in [
+        ("--user", "home/me/.config/systemd/user/loomd.service", "default.target.wants/loomd.service"),
+        ("--system", "etc/systemd/system/loomd.service", "multi-user.target.wants/loomd.service"),
+    ] {
+        let dry = run(&["install-service", whose, "--dry-run"]);
+        assert_eq!((dry.status.code(), everything(&root)), (Some(0), before.clone()), "a dry run changes nothing");
+        assert!(String::from_utf8_lossy(&dry.stdout).contains("Type=notify\n"), "{dry:?}");
+        for _ in 0..2 {
+            assert_eq!(run(&["install-service", whose]).status.code(), Some(0), "also where it is installed already");
+        }
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        for line in [
+            "Type=notify",
+            "KillMode=process",
+            "FileDescriptorStoreMax=4096",
+            "WatchdogSec=30s",
+            "Delegate=yes",
+            "ExecReload=/bin/kill -HUP $MAINPID",
+            "Restart=always",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        let start = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+        assert!(start.contains("a b\" --state-dir /var/lib/100%% --unit-path "), "{start}");
+        let folder = root.join(file).parent().unwrap().to_owned();
+        assert!(fs::read_to_string(folder.join(link)).is_ok(), "the link leads to the file");
+        assert_eq!(run(&["uninstall-service", whose]).status.code(), Some(0));
+        assert_eq!(everything(&root), before, "without a trace");
+        assert_eq!(run(&["uninstall-service", whose]).status.code(), Some(1));
+    }
+    let foreign = root.join("etc/systemd/system");
+    fs::create_dir_all(&foreign).unwrap();
+    fs::write(foreign.join("loomd.service"), "[Unit]\n").unwrap();
+    for command in ["install-service", "uninstall-service"] {
+        assert_eq!(run(&[command, "--system"]).status.code(), Some(1), "what others made is left alone");
+    }
+    assert_eq!(fs::read_to_string(foreign.join("loomd.service")).unwrap(), "[Unit]\n");
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man");
+    assert_eq!(run(dir.path(), &["man", pages.to_str().unwrap()]).status.code(), Some(0));
+    for page in ["loomctl.1", "loomctl-start.1", "loomctl-crashes-show.1"] {
+        let text = fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.contains(".SH NAME") && text.contains("Exit status"), "{page}: {text}");
+    }
+    assert!(seen(dir.path(), &["man"]).contains(".TH loomctl 1"));
+}
+
+#[test]
 fn a_failed_start_shows_the_last_lines_of_its_unit() {
     let served = Served::start();
     let unit = served.dir().join("state/logs/units/local-llm.service");
@@ -341,7 +612,9 @@ fn every_command_answers_programs_with_one_object_with_a_version() {
         &["show", "chat"], &["cat", "chat"], &["daemon-reload"], &["ask", "chat", "x"], &["state", "list", "chat"],
         &["state", "get", "chat", "count"], &["state", "put", "chat", "k", "1"], &["state", "delete", "chat", "k"],
         &["audit"], &["verify", "none.agent.toml"], &["status", "none"], &["state", "get", "chat", "none"],
-        &["logs", "chat", "-n", "1"],
+        &["logs", "chat", "-n", "1"], &["try-restart", "chat"], &["kill", "chat"], &["reset-failed"], &["is-active", "chat"],
+        &["is-failed", "chat"], &["list-jobs"], &["list-dependencies", "all"], &["crashes"], &["crashes", "show", "chat", "2"],
+        &["analyze", "blame"], &["analyze", "critical-chain"], &["top", "-n", "1"], &["apply"], &["daemon-reload", "--dry-run"],
     ];
     for args in commands {
         let output = run(served.dir(), &[*args, &["--json"]].concat());

@@ -161,7 +161,13 @@ mod tests {
             restart_unit(JobRequest) -> UnitView;
             unit_files(UnitAsked) -> UnitFiles;
             show_unit(UnitAsked) -> UnitSettings;
-            daemon_reload(Nothing) -> ReloadReport;
+            jobs(JobsRequest) -> Lines<JobNews>;
+            run_transient(TransientRequest) -> UnitView;
+            events(EventsAsked) -> Lines<LifeEvent>;
+            graph(Nothing) -> GraphView;
+            usage(Nothing) -> UsageView;
+            crashes(CrashesAsked) -> CrashesView;
+            daemon_reload(ReloadRequest) -> ReloadReport;
             state_keys(UnitAsked) -> StateKeys;
             state_get(StateAsked) -> StateEntry;
             state_put(StatePut) -> StateEntry;

@@ -12,7 +12,7 @@ use loom_core::unit::problem::{Problem, Severity};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
@@ -29,6 +29,11 @@ pub struct Fake {
     pub asked: Mutex<Option<BusRequest>>,
     pub published: Mutex<Option<BusPublish>>,
     pub audit_asked: Mutex<Option<AuditAsked>>,
+    /// Every request for jobs.
+    pub jobs: Mutex<Vec<JobsRequest>>,
+    /// How often usage was asked for.
+    pub looked: AtomicU64,
+    pub transient: Mutex<Option<TransientRequest>>,
     /// Answers of `bus_request`: one script per request; the last is kept.
     pub scripts: Mutex<Vec<Vec<BusAnswer>>>,
 }
@@ -134,6 +139,19 @@ fn unit(name: &str, active: ActiveState, sub: &str, age: Duration) -> UnitView {
         processes: vec![],
         connected: None,
         files: vec![],
+        failures: 0,
+        crash_looping: false,
+        waits_because: None,
+        job: None,
+        changed_keys: vec![],
+        frozen: false,
+        health: None,
+        budget: None,
+        limits: vec![],
+        survivors: vec![],
+        deaths: vec![],
+        began_at: None,
+        active_at: None,
     }
 }
 
@@ -150,6 +168,25 @@ impl Fake {
             status_text: Some("idle".to_owned()),
             connected: Some(true),
             needs_restart: true,
+            changed_keys: vec!["exec.command".to_owned(), "limits.memory".to_owned()],
+            health: Some("ready; alive".to_owned()),
+            budget: Some(BudgetView {
+                used: vec!["5000 of 5000 tokens".to_owned()],
+                until: Some(1_760_003_600_000),
+                exhausted: true,
+            }),
+            limits: vec![
+                LimitView { limit: "memory".to_owned(), value: "512M".to_owned() },
+                LimitView { limit: "tasks".to_owned(), value: "64".to_owned() },
+            ],
+            survivors: vec![ProcessView { pid: 4100, command: "ssh-agent".to_owned() }],
+            deaths: vec![DeathView {
+                run: RunId(2),
+                at: now() - 3_600_000,
+                result: RunResult::Watchdog,
+                exit: Some(Exit::Signal { signal: 6, core: false }),
+                error: Some("no WATCHDOG=1 for 30s".to_owned()),
+            }],
             enforcement: vec![
                 Enforcement { promise: Promise::Files, value: Enforced::Fully },
                 Enforcement {
@@ -171,6 +208,9 @@ impl Fake {
             result: RunResult::ExitCode,
             exit: Some(Exit::Code(1)),
             next_start_in_ms: Some(12_400),
+            waits_because: Some("back-off after 6 failures in a row".to_owned()),
+            failures: 6,
+            crash_looping: true,
             last_error: None,
             ..unit("news.agent", ActiveState::Activating, "auto-restart", Duration::from_secs(150))
         };
@@ -211,6 +251,9 @@ impl Fake {
             asked: Mutex::new(None),
             published: Mutex::new(None),
             audit_asked: Mutex::new(None),
+            jobs: Mutex::default(),
+            looked: AtomicU64::new(0),
+            transient: Mutex::new(None),
             scripts: Mutex::new(vec![script]),
         }
     }
@@ -305,6 +348,46 @@ impl Control for Fake {
         ready(self.job(&request, ActiveState::Active, "running"))
     }
 
+    fn jobs(&self, request: JobsRequest) -> Answering<'_, Lines<JobNews>> {
+        let (sender, receiver) = mpsc::channel(64);
+        let mut asked = request.units.clone();
+        if request.all {
+            asked = self.units.iter().map(|view| view.unit.to_string()).filter(|unit| unit.starts_with("ch")).collect();
+        }
+        let is_stop = request.verb == JobVerb::Stop;
+        let endless = asked.iter().any(|unit| unit.starts_with("reader")) && !request.no_wait;
+        let answer = |asked: String| {
+            let request = JobRequest { unit: asked.clone(), no_block: request.no_wait };
+            let (to, sub) = match is_stop {
+                true => (ActiveState::Inactive, "dead"),
+                false => (ActiveState::Active, "running"),
+            };
+            match self.job(&request, to, sub) {
+                Ok(view) => JobNews::Done { asked, view: Box::new(view) },
+                Err(refusal) => JobNews::Refused { asked, unit: None, refusal },
+            }
+        };
+        self.jobs.lock().unwrap().push(request.clone());
+        let news: Vec<JobNews> = match endless {
+            true => {
+                let view = |name: &str| Box::new(self.find(name).unwrap());
+                vec![JobNews::Waiting { view: view("reader@7"), on: Some(view("local-llm")) }]
+            }
+            false => asked.into_iter().map(answer).collect(),
+        };
+        Box::pin(async move {
+            tokio::spawn(async move {
+                for news in news {
+                    let _ = sender.send(news).await;
+                }
+                if endless {
+                    sender.closed().await;
+                }
+            });
+            Ok(Lines(receiver))
+        })
+    }
+
     fn unit_files(&self, request: UnitAsked) -> Answering<'_, UnitFiles> {
         let file = |path: &str, text: &str, hidden| UnitFileText { path: path.into(), text: text.into(), hidden };
         ready(self.find(&request.unit).map(|view| UnitFiles {
@@ -334,7 +417,128 @@ impl Control for Fake {
         }))
     }
 
-    fn daemon_reload(&self, _: Nothing) -> Answering<'_, ReloadReport> {
+    fn run_transient(&self, request: TransientRequest) -> Answering<'_, UnitView> {
+        let view = UnitView {
+            run: RunId(1),
+            exit: request.wait.then_some(Exit::Code(7)),
+            result: if request.wait { RunResult::ExitCode } else { RunResult::Success },
+            ..unit(&request.unit.to_string(), ActiveState::Active, "running", Duration::ZERO)
+        };
+        *self.transient.lock().unwrap() = Some(request);
+        ready(Ok(view))
+    }
+
+    fn events(&self, request: EventsAsked) -> Answering<'_, Lines<LifeEvent>> {
+        let (sender, receiver) = mpsc::channel(4);
+        let event = |seq, unit: Option<&str>, news| LifeEvent {
+            version: VERSION,
+            seq,
+            time: 1_760_000_000_000 + seq,
+            unit: unit.map(|unit| unit.parse().unwrap()),
+            run: unit.map(|_| RunId(3)),
+            news,
+        };
+        let changed = LifeNews::Changed {
+            from: ActiveState::Active,
+            to: ActiveState::Failed,
+            sub_state: "failed".to_owned(),
+            result: RunResult::ExitCode,
+            because: "it exited with status 1".to_owned(),
+        };
+        let said =
+            LifeNews::Said { word: "crash-looping".to_owned(), text: "it has failed 5 times in a row".to_owned() };
+        let events = [
+            event(1, Some("chat.agent"), changed),
+            event(2, None, LifeNews::Gap { missed: 12 }),
+            event(9, Some("chat.agent"), said),
+        ];
+        Box::pin(async move {
+            tokio::spawn(async move {
+                for event in events {
+                    let _ = sender.send(event).await;
+                }
+                if request.follow {
+                    sender.closed().await;
+                }
+            });
+            Ok(Lines(receiver))
+        })
+    }
+
+    fn graph(&self, _: Nothing) -> Answering<'_, GraphView> {
+        let node = |unit: &str, active_at: Option<u64>, names: &[(&str, &[&str])]| {
+            let id: UnitId = unit.parse().unwrap();
+            let state = self.units.iter().find(|view| view.unit == id).map(|view| view.active_state);
+            let ids = |units: &[&str]| units.iter().map(|unit| unit.parse().unwrap()).collect();
+            GraphNode {
+                active_state: state,
+                began_at: active_at.map(|at| at - 300),
+                active_at,
+                names: names.iter().map(|(key, units)| ((*key).to_owned(), ids(units))).collect(),
+                unit: id,
+            }
+        };
+        ready(Ok(GraphView {
+            version: VERSION,
+            units: vec![
+                node(
+                    "all.target",
+                    Some(3_000),
+                    &[("wants", &["chat.agent", "news.agent"]), ("after", &["chat.agent"])],
+                ),
+                node("chat.agent", Some(2_700), &[("requires", &["local-llm.service"])]),
+                node("local-llm.service", Some(1_500), &[]),
+                node("news.agent", None, &[("wants", &["local-llm.service", "gone.service"])]),
+            ],
+        }))
+    }
+
+    fn usage(&self, _: Nothing) -> Answering<'_, UsageView> {
+        let asked = self.looked.fetch_add(1, Ordering::SeqCst);
+        let used = |unit: &str, pid, cpu_micros, memory_bytes| UnitUsage {
+            unit: unit.parse().unwrap(),
+            active_state: ActiveState::Active,
+            sub_state: "running".to_owned(),
+            main_pid: Some(pid),
+            cpu_micros,
+            memory_bytes,
+            tasks: 3,
+            restarts: 2,
+        };
+        ready(Ok(UsageView {
+            version: VERSION,
+            at_micros: 1_000_000 * asked,
+            units: vec![
+                used("chat.agent", 4242, 20_000 * asked, 34 << 20),
+                used("x.service", 77, 900_000 * asked, 2048),
+            ],
+        }))
+    }
+
+    fn crashes(&self, request: CrashesAsked) -> Answering<'_, CrashesView> {
+        let whole = request.run.is_some();
+        let lines = |lines: &[&str]| if whole { lines.iter().map(|line| (*line).to_owned()).collect() } else { vec![] };
+        ready(Ok(CrashesView {
+            version: VERSION,
+            reports: vec![CrashReport {
+                unit: "chat.agent".parse().unwrap(),
+                run: RunId(2),
+                at: 1_760_000_000_000,
+                result: RunResult::Watchdog,
+                exit: Some(Exit::Signal { signal: 6, core: false }),
+                error: Some("no WATCHDOG=1 for 30s".to_owned()),
+                stacks: lines(&["Current thread 0x1 (most recent call first):", "  File \"chat.py\", line 7 in think"]),
+                last_log_lines: lines(&["thinking"]),
+                memory_peak_bytes: Some(40 << 20),
+                open_files: lines(&["7 -> /var/lib/loom/chat"]),
+                children: vec![],
+                cgroup_events: [("oom_kill".to_owned(), 0)].into(),
+                missing: vec![],
+            }],
+        }))
+    }
+
+    fn daemon_reload(&self, request: ReloadRequest) -> Answering<'_, ReloadReport> {
         if self.bad_file.load(Ordering::SeqCst) {
             let mut refusal = Refusal::new(Refusal::BAD_FILE, "1 unit file has errors; nothing was changed");
             refusal.problems = vec![problem(Severity::Error)];
@@ -346,7 +550,12 @@ impl Control for Fake {
             changed: vec!["chat.agent".parse().unwrap()],
             removed: vec![],
             problems: vec![problem(Severity::Warning)],
-            applied: true,
+            applied: !request.dry_run,
+            changes: vec![UnitChange {
+                unit: "chat.agent".parse().unwrap(),
+                keys: vec!["exec.command".to_owned(), "stop.timeout".to_owned()],
+            }],
+            needs_restart: vec!["chat.agent".parse().unwrap()],
         }))
     }
 

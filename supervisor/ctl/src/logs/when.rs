@@ -26,7 +26,7 @@ pub fn parse(text: &str, now_ms: u64) -> Result<u64, String> {
     }
     let span = text.strip_prefix('-').unwrap_or(text);
     let span = span.strip_suffix("ago").unwrap_or(span).trim();
-    if let Ok(span) = crate::duration(span) {
+    if let Ok(span) = crate::cli::duration(span) {
         return Ok(now_ms.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)));
     }
     let (date, time) = match text.split_once([' ', 'T']) {

@@ -4,6 +4,11 @@
 //! May touch: those, through their public faces. Keeps: a job belongs to loomd, not to who asked: hanging up changes nothing;
 //! every refusal says what failed, why, and the next step.
 
+mod events;
+mod jobs;
+mod transient;
+mod usage;
+
 use super::hands::Hands;
 use super::library::Library;
 use super::{Ask, clock};
@@ -11,11 +16,12 @@ use crate::process::Peers;
 use loom_api::control::{Answering, Control, Lines, resolve_unit};
 use loom_api::dirs::Dirs;
 use loom_api::view::{
-    AuditAsked, AuditView, BusAnswer, BusPublish, BusRequest, JobRequest, Nothing, Overview, Pong, ProcessView,
-    Published, Refusal, ReloadReport, StateAsked, StateEntry, StateKeys, StatePut, SupervisorView, UnitAsked,
-    UnitFileText, UnitFiles, UnitSettings, UnitView, VERSION,
+    AuditAsked, AuditView, BusAnswer, BusPublish, BusRequest, CrashReport, CrashesAsked, CrashesView, DeathView,
+    EventsAsked, GraphView, JobNews, JobRequest, JobsRequest, LifeEvent, Nothing, Overview, Pong, ProcessView,
+    Published, Refusal, ReloadReport, ReloadRequest, StateAsked, StateEntry, StateKeys, StatePut, SupervisorView,
+    TransientRequest, UnitAsked, UnitChange, UnitFileText, UnitFiles, UnitSettings, UnitView, UsageView, VERSION,
 };
-use loom_core::fleet::{JobOutcome, Status, Verb};
+use loom_core::fleet::{Status, Verb};
 use loom_core::ids::{Kind, UnitId};
 use loom_core::lifecycle::ActiveState;
 use loom_core::machine::Machine;
@@ -28,7 +34,11 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 /// Who is named as cause of what comes over the control socket.
 const PERSON: &str = "person";
 
-/// Implements [`Control`].
+/// The last deaths that `status UNIT` shows.
+const DEATHS_SHOWN: usize = 5;
+
+/// Implements [`Control`]. A clone is the same one.
+#[derive(Clone)]
 pub struct Api {
     pub asks: mpsc::Sender<Ask>,
     pub library: Arc<Library>,
@@ -41,7 +51,7 @@ pub struct Api {
     /// Since when loomd runs, wall clock.
     pub since: u64,
     /// One reading of unit files at a time.
-    pub reading: Mutex<()>,
+    pub reading: Arc<Mutex<()>>,
 }
 
 impl Api {
@@ -55,8 +65,12 @@ impl Api {
 
     /// The unit meant, loaded if it is an instance that nobody asked for yet.
     async fn find(&self, asked: &str) -> Result<UnitId, Refusal> {
-        let catalogue = self.library.in_force();
         let live = self.ask(|reply| Ask::Statuses { reply }).await?;
+        self.find_among(asked, &live).await
+    }
+
+    async fn find_among(&self, asked: &str, live: &[Status]) -> Result<UnitId, Refusal> {
+        let catalogue = self.library.in_force();
         let known: BTreeSet<&UnitId> = catalogue
             .units
             .keys()
@@ -121,38 +135,15 @@ impl Api {
         let stopping = || Refusal::new(Refusal::STOPPING, "loomd is on its way down");
         self.asks.send(ask).await.map_err(|_| stopping())?;
         if !request.no_block {
-            let word = match verb {
-                Verb::Start => "start",
-                Verb::Stop | Verb::StopNow => "stop",
-                Verb::Restart => "restart",
-                Verb::Reload => "reload",
-                Verb::TryRestart => "try-restart",
-                Verb::VerifyActive => "verify-active",
-                Verb::Kill { .. } => "kill",
-                Verb::ResetFailed => "reset-failed",
-                Verb::Freeze => "freeze",
-                Verb::Thaw => "thaw",
-            };
-            match outcome.await.map_err(|_| stopping())? {
-                JobOutcome::Done => {}
-                JobOutcome::Failed { error, cause, hint } => {
-                    let mut refusal = Refusal::new(Refusal::FAILED, error);
-                    (refusal.cause, refusal.hint) = (cause, hint);
-                    return Err(refusal);
-                }
-                JobOutcome::Replaced => {
-                    return Err(Refusal::new(Refusal::FAILED, format!("the {word} of `{unit}` was given up"))
-                        .because("another job took its place"));
-                }
-                JobOutcome::NoSuchUnit => {
-                    return Err(Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`"))
-                        .try_this("after adding a file: `loomctl daemon-reload`"));
-                }
-            }
+            jobs::done(&unit, verb, outcome.await.map_err(|_| stopping())?)?;
         }
+        self.after(&unit, before).await
+    }
+
+    /// A unit as it is now; as it was, and down, where its last trace went with its process because its file was gone.
+    async fn after(&self, unit: &UnitId, before: Option<Status>) -> Result<UnitView, Refusal> {
         match (self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?, before) {
             (Some(status), _) => Ok(self.view_of(status)),
-            // Its file was gone, and with its process its last trace went.
             (None, Some(last)) => {
                 let mut view = self.view_of(last);
                 (view.active_state, view.sub_state, view.main_pid) = (ActiveState::Inactive, "dead".to_owned(), None);
@@ -171,11 +162,18 @@ impl Api {
         if let Some(files) = files_of(&self.library.in_force(), unit) {
             view.files = files.iter().filter(|file| !file.hidden).map(|file| file.path.clone()).collect();
         }
+        if let Some(read) = self.ask(|reply| Ask::Unit { unit: unit.clone(), reply }).await? {
+            view.limits = usage::limits(&read);
+        }
+        // A store that cannot be read keeps nobody from seeing how the unit is.
+        let reports = self.hands.crashes(Some(unit.clone())).await.unwrap_or_default();
+        view.deaths = reports.into_iter().rev().take(DEATHS_SHOWN).map(death).collect();
         Ok(view)
     }
 
     fn view_of(&self, status: Status) -> UnitView {
         let now = clock::monotonic();
+        let startup = self.hands.feed().startup(&status.unit);
         UnitView {
             version: VERSION,
             kind: status.unit.kind(),
@@ -199,6 +197,19 @@ impl Api {
             enforcement: status.enforcement,
             processes: Vec::new(),
             files: Vec::new(),
+            failures: 0,
+            crash_looping: false,
+            waits_because: None,
+            job: None,
+            changed_keys: Vec::new(),
+            frozen: false,
+            health: None,
+            budget: None,
+            limits: Vec::new(),
+            survivors: Vec::new(),
+            deaths: Vec::new(),
+            began_at: startup.began_at,
+            active_at: startup.active_at,
             unit: status.unit,
         }
     }
@@ -264,12 +275,12 @@ impl Api {
         Ok(UnitSettings { version: VERSION, unit: id, settings, origins })
     }
 
-    /// Reads all unit files anew; with an error in one of them nothing changes.
-    pub async fn reload(&self) -> Result<ReloadReport, Refusal> {
+    /// Reads all unit files anew; with an error in one of them, or on a `dry_run`, nothing changes.
+    pub async fn reload(&self, dry_run: bool) -> Result<ReloadReport, Refusal> {
         let _one_at_a_time = self.reading.lock().await;
         let library = Arc::clone(&self.library);
-        let live: Vec<UnitId> =
-            self.ask(|reply| Ask::Statuses { reply }).await?.into_iter().map(|status| status.unit).collect();
+        let statuses = self.ask(|reply| Ask::Statuses { reply }).await?;
+        let live: Vec<UnitId> = statuses.iter().map(|status| status.unit.clone()).collect();
         let read = tokio::task::spawn_blocking(move || {
             let mut catalogue = library.read();
             // Instances that somebody started are read anew like everything else.
@@ -301,20 +312,82 @@ impl Api {
             return Err(refusal);
         }
         let (before, problems) = (self.library.in_force(), catalogue.problems.clone());
+        debug_assert!(problems.iter().all(|problem| problem.severity == Severity::Warning));
         let after = catalogue.units.clone();
-        let report = difference(&before.units, &after);
+        let (added, changed, removed) = difference(&before.units, &after);
+        let changes: Vec<UnitChange> = changed
+            .iter()
+            .map(|unit| UnitChange { unit: unit.clone(), keys: changed_keys(&before.units[unit], &after[unit]) })
+            .collect();
+        let mut report = ReloadReport {
+            version: VERSION,
+            added,
+            changed,
+            removed,
+            problems,
+            applied: !dry_run,
+            changes,
+            needs_restart: vec![],
+        };
+        if dry_run {
+            // What restarts and stops alone use counts at once, without a restart.
+            let differs = |change: &&UnitChange| {
+                change.keys.iter().any(|key| !key.starts_with("restart.") && !key.starts_with("stop."))
+            };
+            let stale: BTreeSet<UnitId> = report.changes.iter().filter(differs).map(|it| it.unit.clone()).collect();
+            report.needs_restart = to_restart(&statuses, &stale, &after);
+            return Ok(report);
+        }
         self.library.put_in_force(catalogue);
-        self.ask(|reply| Ask::Reload { units: after, reply }).await?;
+        self.ask(|reply| Ask::Reload { units: after.clone(), reply }).await?;
         tracing::info!(
-            added = report.0.len(),
-            changed = report.1.len(),
-            removed = report.2.len(),
+            added = report.added.len(),
+            changed = report.changed.len(),
+            removed = report.removed.len(),
             "reloaded unit files"
         );
-        let (added, changed, removed) = report;
-        debug_assert!(problems.iter().all(|problem| problem.severity == Severity::Warning));
-        Ok(ReloadReport { version: VERSION, added, changed, removed, problems, applied: true })
+        let statuses = self.ask(|reply| Ask::Statuses { reply }).await?;
+        report.needs_restart = to_restart(&statuses, &BTreeSet::new(), &after);
+        Ok(report)
     }
+}
+
+/// Units that run with other settings than those of their files, and what is `part_of` them, as far as it runs.
+fn to_restart(statuses: &[Status], stale: &BTreeSet<UnitId>, units: &Units) -> Vec<UnitId> {
+    let runs = |status: &&Status| !matches!(status.active_state, ActiveState::Inactive | ActiveState::Failed);
+    let running: BTreeSet<&UnitId> = statuses.iter().filter(runs).map(|status| &status.unit).collect();
+    let asked = statuses.iter().filter(|status| status.needs_restart).map(|status| &status.unit).chain(stale);
+    let mut found: BTreeSet<&UnitId> =
+        asked.filter(|unit| running.contains(unit) && units.contains_key(unit)).collect();
+    loop {
+        let parts = units.values().filter(|unit| unit.part_of.iter().any(|whole| found.contains(whole)));
+        let more: Vec<&UnitId> =
+            parts.map(|unit| &unit.id).filter(|id| running.contains(id) && !found.contains(id)).collect();
+        if more.is_empty() {
+            return found.into_iter().cloned().collect();
+        }
+        found.extend(more);
+    }
+}
+
+/// `section.key` of every setting that differs.
+fn changed_keys(before: &Unit, after: &Unit) -> Vec<String> {
+    let (before, after) = (loom_core::unit::written(before), loom_core::unit::written(after));
+    let keys = |value: &serde_json::Value| -> BTreeSet<(String, String)> {
+        let sections = value.as_object().into_iter().flatten();
+        let keys = sections.flat_map(|(section, keys)| {
+            keys.as_object().into_iter().flatten().map(move |(key, _)| (section.clone(), key.clone()))
+        });
+        keys.collect()
+    };
+    let all = keys(&before).into_iter().chain(keys(&after)).collect::<BTreeSet<_>>();
+    let differs = |(section, key): &(String, String)| before[section].get(key) != after[section].get(key);
+    all.into_iter().filter(differs).map(|(section, key)| format!("{section}.{key}")).collect()
+}
+
+fn death(report: CrashReport) -> DeathView {
+    let CrashReport { run, at, result, exit, error, .. } = report;
+    DeathView { run, at, result, exit, error }
 }
 
 type Units = BTreeMap<UnitId, Unit>;
@@ -373,8 +446,32 @@ impl Control for Api {
         Box::pin(async move { self.settings(&request.unit).await })
     }
 
-    fn daemon_reload(&self, _: Nothing) -> Answering<'_, ReloadReport> {
-        Box::pin(self.reload())
+    fn daemon_reload(&self, request: ReloadRequest) -> Answering<'_, ReloadReport> {
+        Box::pin(self.reload(request.dry_run))
+    }
+
+    fn jobs(&self, request: JobsRequest) -> Answering<'_, Lines<JobNews>> {
+        Box::pin(self.do_jobs(request))
+    }
+
+    fn run_transient(&self, request: TransientRequest) -> Answering<'_, UnitView> {
+        Box::pin(self.start_transient(request))
+    }
+
+    fn events(&self, request: EventsAsked) -> Answering<'_, Lines<LifeEvent>> {
+        Box::pin(self.tell_events(request))
+    }
+
+    fn graph(&self, _: Nothing) -> Answering<'_, GraphView> {
+        Box::pin(self.tell_graph())
+    }
+
+    fn usage(&self, _: Nothing) -> Answering<'_, UsageView> {
+        Box::pin(self.tell_usage())
+    }
+
+    fn crashes(&self, request: CrashesAsked) -> Answering<'_, CrashesView> {
+        Box::pin(self.tell_crashes(request))
     }
 
     fn state_keys(&self, request: UnitAsked) -> Answering<'_, StateKeys> {

@@ -3,6 +3,7 @@
 //! Job: wire store, bus and tools to those who ask. May touch: their public faces.
 //! Keeps: rooms do not know one another; a person has every grant and no run, so what a person writes fences nobody.
 
+use super::feed::{Feed, said_text};
 use super::{Audience, Change, Later, Records, clock};
 use crate::agents::{AgentHost, BoxFuture, StateAnswer, StateOp};
 use crate::bus::BusAnswer as Heard;
@@ -13,11 +14,12 @@ use crate::tools::{Audit, Tools, WorkerConn, WorkerSpawner};
 use loom_api::control::Lines;
 use loom_api::dirs::Dirs;
 use loom_api::view::{
-    AuditRecord, AuditView, BusAnswer, BusPublish, BusRequest, Published, Refusal, StateEntry, StateKeys, VERSION,
+    AuditRecord, AuditView, BusAnswer, BusPublish, BusRequest, CrashReport, Published, Refusal, StateEntry, StateKeys,
+    VERSION,
 };
 use loom_api::wire::{Code, Outcome, Previous, WireError};
 use loom_core::ids::{Kind, RunId, UnitId};
-use loom_core::lifecycle::{Identity, Record};
+use loom_core::lifecycle::{Identity, Record, Said};
 use loom_core::tools::ToolError;
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +75,7 @@ pub struct Wires {
     /// The settings that live runs were started with; what an agent may do goes by these until its restart.
     live: Live,
     doors: Arc<Mutex<BTreeSet<UnitId>>>,
+    feed: Feed,
 }
 
 type Live = Arc<Mutex<BTreeMap<UnitId, Arc<Unit>>>>;
@@ -85,7 +88,7 @@ impl Wires {
         let tools = Tools::new(Arc::new(AuditLog { store: store.clone() }), Arc::new(workers));
         let host = Host { store, tools: tools.clone(), live: Arc::clone(&live) };
         let bus = Bus::start(Arc::new(host), Arc::new(move |unit, pid| peers.belongs(unit, pid)));
-        Self { bus, tools, dirs, live, doors: Arc::default() }
+        Self { bus, tools, dirs, live, doors: Arc::default(), feed: Feed::default() }
     }
 }
 
@@ -112,11 +115,20 @@ impl Audience for Wires {
     }
 
     fn changed(&self, change: &Change) {
+        self.feed.changed(change);
         let data = serde_json::to_vec(change).expect("words and numbers print");
         self.bus.publish_as_loomd(CHANGED, data.into()).expect("a constant topic is well formed");
     }
 
+    fn said(&self, unit: &UnitId, run: RunId, said: &Said) {
+        self.feed.said(unit, run, said);
+        let topic = format!("loom.unit.{}", said.word());
+        let data = serde_json::json!({"unit": unit, "run": run, "text": said_text(said)}).to_string();
+        self.bus.publish_as_loomd(&topic, data.into()).expect("the words of `Said` are well formed");
+    }
+
     fn reloaded(&self, units: &BTreeMap<UnitId, Unit>) {
+        self.feed.forget_all_but(&units.keys().cloned().collect());
         let live = lock(&self.live);
         // A door is kept for as long as somebody may stand behind it.
         lock(&self.doors).retain(|unit| {
@@ -256,6 +268,7 @@ fn state_error(key: &str, error: StateError) -> WireError {
 }
 
 /// State, bus and audit for the control API.
+#[derive(Clone)]
 pub struct Hands {
     store: Store,
     wires: Wires,
@@ -264,6 +277,11 @@ pub struct Hands {
 impl Hands {
     pub fn new(store: Store, wires: Wires) -> Self {
         Self { store, wires }
+    }
+
+    /// What happens to units.
+    pub fn feed(&self) -> &Feed {
+        &self.wires.feed
     }
 
     pub fn is_connected(&self, unit: &UnitId) -> bool {
@@ -354,6 +372,17 @@ impl Hands {
         let listed =
             listed.map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot read the audit log: {error}")))?;
         Ok(AuditView { version: VERSION, records: listed.map_err(|error| store_refusal(&error))? })
+    }
+}
+
+impl Hands {
+    /// Crash reports, oldest first; of one unit or of all.
+    pub async fn crashes(&self, unit: Option<UnitId>) -> Result<Vec<CrashReport>, Refusal> {
+        let store = self.store.clone();
+        let listed = tokio::task::spawn_blocking(move || store.crash_list(unit.as_ref())).await;
+        let listed =
+            listed.map_err(|error| Refusal::new(Refusal::FAILED, format!("cannot read the crash reports: {error}")))?;
+        listed.map_err(|error| store_refusal(&error))
     }
 }
 

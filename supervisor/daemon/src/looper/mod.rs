@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod feed;
 pub mod hands;
 pub mod library;
 pub mod start;
@@ -15,7 +16,9 @@ use crate::fault;
 use crate::process::{Room, RunEnd, Spawned};
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
-use loom_core::lifecycle::{ActiveState, Control, Controlled, Identity, LaunchFailure, Record, RunResult, result_word};
+use loom_core::lifecycle::{
+    ActiveState, Control, Controlled, Identity, LaunchFailure, Record, RunResult, Said, result_word,
+};
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -60,6 +63,8 @@ pub trait Audience: Send + Sync + 'static {
     fn ends(&self, unit: &UnitId, run: RunId);
     /// A unit changed its state.
     fn changed(&self, change: &Change);
+    /// Something about a unit is worth a word, without a change of state.
+    fn said(&self, _: &UnitId, _: RunId, _: &Said) {}
     /// Unit files were read anew.
     fn reloaded(&self, units: &BTreeMap<UnitId, Unit>);
 }
@@ -366,9 +371,14 @@ impl Looper {
                 }
                 Effect::EndControl { unit, run, control } => self.room.end_control(&unit, run, control),
                 Effect::SignalAll { unit, run, signal } => self.room.signal_all(&unit, run, signal),
-                Effect::Leaving { .. } | Effect::Report { .. } | Effect::SetAside { .. } | Effect::Say { .. } => {}
+                Effect::Leaving { .. } | Effect::Report { .. } | Effect::SetAside { .. } => {}
                 Effect::Inspect { unit, run } => self.room.inspect(&unit, run),
                 Effect::Freeze { unit, run, frozen } => self.room.freeze(&unit, run, frozen),
+                Effect::Say { unit, run, said } => {
+                    let (word, text) = (said.word(), feed::said_text(&said));
+                    tracing::info!(%unit, %run, word, text, "unit said");
+                    self.audience.said(&unit, run, &said);
+                }
                 Effect::Changed { unit, run, from, to, sub, result, because } => {
                     if self.rests(&unit) {
                         self.room.drop_kept(&unit);

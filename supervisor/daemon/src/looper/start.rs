@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Threads of the runtime that run tasks.
@@ -190,7 +190,7 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
         machine,
         logs: sinks.word(),
         since,
-        reading: Mutex::new(()),
+        reading: Arc::default(),
     });
     let answering = tokio::spawn(control::serve(
         Arc::clone(&listener),
@@ -204,6 +204,7 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
         tracing::error!(because, "the loomd that was to follow was not well: this is the one before it");
     }
     boot(config, &boot_id, &api, &asks_in).await;
+    api.adopt_transient().await;
 
     let mut stopping = false;
     let mut next_beat = upward.beat().map(|period| Instant::now() + period);
@@ -239,7 +240,7 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
                     upward.reloading();
                     let (api, upward_after) = (api.clone(), Upward::from_environment());
                     tokio::spawn(async move {
-                        if let Err(refusal) = api.reload().await {
+                        if let Err(refusal) = api.reload(false).await {
                             tracing::error!(problems = refusal.problems.len(), error = refusal.error, "reloaded nothing");
                         }
                         upward_after.ready("units are loaded");

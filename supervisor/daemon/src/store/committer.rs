@@ -9,7 +9,7 @@ use super::open::{self, Opened, now_ms};
 use super::{Inner, STATE_UNIT_MAX_BYTES, StateError, StoreError, decode_state};
 use crate::fault;
 use crate::store::acked::Acked;
-use loom_api::view::AuditRecord;
+use loom_api::view::{AuditRecord, CrashReport};
 use loom_core::ids::{RunId, UnitId};
 use loom_core::lifecycle::Record;
 use rocksdb::{DB, IteratorMode, WriteBatch, WriteOptions};
@@ -54,6 +54,8 @@ pub enum Work {
         if_version: Option<u64>,
     },
     Audit(Box<AuditRecord>),
+    /// A crash report; synced within a second.
+    Crash(Box<CrashReport>),
     ClearLosses,
     /// Sync, close the database, end the thread.
     Close,
@@ -248,6 +250,10 @@ impl Committer {
                 self.change(round, &unit, &key, None, if_version)
             }
             Work::Audit(record) => self.add_audit(round, *record).map_err(StateError::Store),
+            Work::Crash(report) => {
+                self.inner.clone().with_db(|db| super::crashes::add(db, &mut round.batch, &report))?;
+                Ok(0)
+            }
             Work::ClearLosses => {
                 let inner = self.inner.clone();
                 inner.with_db(|db| {
@@ -436,6 +442,7 @@ impl Work {
             Work::Put { value, key, .. } => key.len() + value.len(),
             Work::Delete { key, .. } => key.len(),
             Work::Audit(_) => 1024,
+            Work::Crash(_) => 64 << 10,
             Work::Sync | Work::ClearLosses | Work::Close => 0,
         }
     }

@@ -4,7 +4,7 @@
 //! Keeps: a value that does not bear its checksum is never handed out.
 
 use super::crc::crc32c;
-use loom_core::ids::UnitId;
+use loom_core::ids::{RunId, UnitId};
 
 /// Family: schema version, losses.
 pub const META: &str = "meta";
@@ -19,6 +19,25 @@ pub const AUDIT: &str = "audit";
 pub const META_LOSSES: &[u8] = b"losses";
 /// In `meta`: the schema version, u32.
 pub const META_SCHEMA: &[u8] = b"schema";
+
+/// In `meta`: where crash reports begin. They stand there because a family of their own would keep an older loomd from opening
+/// the store at all.
+const CRASHES: &str = "crash";
+
+/// Where the crash reports of a unit begin; of all, without one.
+pub fn crash_prefix(unit: Option<&UnitId>) -> Vec<u8> {
+    match unit {
+        Some(unit) => format!("{CRASHES}\0{unit}\0").into_bytes(),
+        None => format!("{CRASHES}\0").into_bytes(),
+    }
+}
+
+/// One crash report.
+pub fn crash_key(unit: &UnitId, run: RunId) -> Vec<u8> {
+    let mut bytes = crash_prefix(Some(unit));
+    bytes.extend_from_slice(&run.0.to_be_bytes());
+    bytes
+}
 
 /// The namespace of what agents put themselves. A unit's name holds no NUL, so the parts cannot be mixed up.
 const NAMESPACE: &str = "kv";

@@ -6,6 +6,7 @@
 
 mod acked;
 mod committer;
+mod crashes;
 mod crc;
 mod keys;
 mod open;
