@@ -184,6 +184,8 @@ operations! {
     GET "/v1/units/{unit}/show" => show_unit(UnitAsked) -> UnitSettings;
     /// Reads all unit files anew; with an error in one of them nothing changes.
     POST "/v1/daemon-reload" => daemon_reload(ReloadRequest) -> ReloadReport;
+    /// Tries the loomd program that now lies where this one was started from, answers, then becomes it; units run on.
+    POST "/v1/daemon-reexec" => daemon_reexec(Nothing) -> Pong;
     /// Lists the keys of an agent's state.
     GET "/v1/units/{unit}/state" => state_keys(UnitAsked) -> StateKeys;
     /// Reads one entry of an agent's state.

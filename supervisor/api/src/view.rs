@@ -182,6 +182,9 @@ pub struct SupervisorView {
     pub state_dir: String,
     /// Search path, highest first.
     pub unit_path: Vec<String>,
+    /// Why a newer loomd that was to follow gave way to this one again, if it did.
+    #[serde(default)]
+    pub came_back: Option<String>,
 }
 
 /// Asks for nothing in particular.

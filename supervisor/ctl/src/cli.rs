@@ -322,6 +322,12 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Let the supervisor become the loomd program that is installed now
+    ///
+    /// Units run on, sockets are kept, the process id stays. A program that would not start is refused; one that is not well within 10 s
+    /// gives way to the one before it.
+    #[command(after_long_help = example!("loomctl daemon-reexec"))]
+    DaemonReexec,
     /// Make units start with what their `[install]` section names
     #[command(after_long_help = example!("loomctl enable chat", "loomctl enable --now chat"))]
     Enable(Enable),
@@ -376,6 +382,21 @@ pub enum Command {
         /// List at most N calls
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
+    },
+    /// Show when a cron pattern or a calendar expression elapses
+    ///
+    /// Works without a supervisor.
+    #[command(after_long_help = example!("loomctl calendar 'Mon..Fri 9:00' --iterations 3", "loomctl calendar '*/15 * * * *'"))]
+    Calendar {
+        /// Show this one; a cron pattern has five fields or more
+        #[arg(value_name = "EXPRESSION")]
+        expression: String,
+        /// Show the next N times
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        iterations: usize,
+        /// Use this time zone [default: that of this machine]
+        #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
+        timezone: String,
     },
     /// Install loomd as a service of systemd
     ///

@@ -6,6 +6,7 @@
 
 mod analyze;
 mod answer;
+mod calendar;
 mod cli;
 mod editing;
 mod interrupts;
@@ -61,6 +62,9 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
             return Ok(0);
         }
         Command::Man { directory } => return paper::man(directory.as_deref()).map(|()| 0),
+        Command::Calendar { expression, iterations, timezone } => {
+            return calendar::run(expression, *iterations, timezone, json);
+        }
         _ => {}
     }
     let dirs = Dirs::resolve(DirFlags { runtime_dir, state_dir, unit_path, config }).map_err(bad_directories)?;
@@ -156,6 +160,7 @@ fn carry_out(context: &Context, command: Command) -> Result<u8, Refusal> {
         }
         Command::DaemonReload { dry_run } => reload::daemon_reload(context, dry_run),
         Command::Apply { dry_run } => reload::apply(context, dry_run),
+        Command::DaemonReexec => reload::daemon_reexec(context),
         Command::Enable(asked) => editing::enable(context, &asked.units, asked.now),
         Command::Disable(asked) => editing::disable(context, &asked.units, asked.now),
         Command::IsEnabled(asked) => editing::is_enabled(context, &asked.units),
@@ -179,7 +184,7 @@ fn carry_out(context: &Context, command: Command) -> Result<u8, Refusal> {
         Command::Audit { unit, limit } => look::audit(context, unit, limit),
         Command::InstallService(asked) => service::install(context, &asked),
         Command::UninstallService(asked) => service::uninstall(context, &asked),
-        Command::Completions { .. } | Command::Man { .. } | Command::Verify { .. } => {
+        Command::Completions { .. } | Command::Man { .. } | Command::Calendar { .. } | Command::Verify { .. } => {
             unreachable!("done before a supervisor was looked for")
         }
     }

@@ -8,6 +8,12 @@ use crate::{jobs, show, verify};
 use loom_api::control::Control;
 use loom_api::view::*;
 use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How long the loomd that follows may take: its own limit to be well, and the way back after that.
+const REEXEC_LIMIT: Duration = Duration::from_secs(30);
+/// Between two looks whether it answers.
+const REEXEC_PAUSE: Duration = Duration::from_millis(50);
 
 pub fn daemon_reload(context: &Context, dry_run: bool) -> Result<u8, Refusal> {
     let report = read(context, dry_run)?;
@@ -38,4 +44,40 @@ pub fn apply(context: &Context, dry_run: bool) -> Result<u8, Refusal> {
         say_json(&json!({"version": VERSION, "reload": report, "units": units, "refusals": refusals}));
     }
     Ok(ended.status())
+}
+
+/// Lets loomd become the program that is installed now, and waits until one of the two answers.
+pub fn daemon_reexec(context: &Context) -> Result<u8, Refusal> {
+    let client = &context.client;
+    let before = context.ask(client.status(Nothing {}))?.supervisor;
+    context.ask(client.daemon_reexec(Nothing {}))?;
+    let end = Instant::now() + REEXEC_LIMIT;
+    let after = context.ask(async {
+        loop {
+            match client.status(Nothing {}).await {
+                // The process is the same, so its age is what tells them apart.
+                Ok(view) if view.supervisor.since != before.since => return Ok(view.supervisor),
+                Ok(_) => {}
+                Err(refusal) if Instant::now() > end => return Err(refusal),
+                Err(_) => {}
+            }
+            if Instant::now() > end {
+                return Err(Refusal::new(Refusal::FAILED, "the loomd before still answers")
+                    .because(format!("no other did within {} s", REEXEC_LIMIT.as_secs()))
+                    .try_this("see `loomctl logs`"));
+            }
+            tokio::time::sleep(REEXEC_PAUSE).await;
+        }
+    })?;
+    if let Some(because) = after.came_back {
+        return Err(Refusal::new(Refusal::FAILED, "the new loomd was not well: the one before it is back")
+            .because(because)
+            .try_this("see `loomctl logs`"));
+    }
+    if context.json {
+        say_json(&json!({"version": VERSION, "before": before.loomd, "loomd": after.loomd, "pid": after.pid}));
+    } else {
+        eprintln!("loomd {} follows loomd {}, pid {}", after.loomd, before.loomd, after.pid);
+    }
+    Ok(0)
 }

@@ -168,6 +168,7 @@ mod tests {
             usage(Nothing) -> UsageView;
             crashes(CrashesAsked) -> CrashesView;
             daemon_reload(ReloadRequest) -> ReloadReport;
+            daemon_reexec(Nothing) -> Pong;
             state_keys(UnitAsked) -> StateKeys;
             state_get(StateAsked) -> StateEntry;
             state_put(StatePut) -> StateEntry;

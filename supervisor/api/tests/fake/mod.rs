@@ -326,6 +326,7 @@ impl Control for Fake {
                 runtime_dir: "/run/loom".to_owned(),
                 state_dir: "/var/lib/loom".to_owned(),
                 unit_path: vec!["/etc/loom/units".to_owned()],
+                came_back: None,
             },
             units: self.units.clone(),
             problems: vec![problem(Severity::Error)],
@@ -557,6 +558,10 @@ impl Control for Fake {
             }],
             needs_restart: vec!["chat.agent".parse().unwrap()],
         }))
+    }
+
+    fn daemon_reexec(&self, _: Nothing) -> Answering<'_, Pong> {
+        ready(Err(Refusal::new(Refusal::FAILED, "the program that lies there would not start")))
     }
 
     fn state_keys(&self, request: UnitAsked) -> Answering<'_, StateKeys> {

@@ -13,6 +13,8 @@ use super::hands::Hands;
 use super::library::Library;
 use super::{Ask, clock};
 use crate::process::Peers;
+use crate::reexec;
+use crate::store::SCHEMA_VERSION;
 use loom_api::control::{Answering, Control, Lines, resolve_unit};
 use loom_api::dirs::Dirs;
 use loom_api::view::{
@@ -29,11 +31,14 @@ use loom_core::unit::problem::Severity;
 use loom_core::unit::{Catalogue, Standing, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Who is named as cause of what comes over the control socket.
 const PERSON: &str = "person";
 
+/// Between an answer that is this loomd's last, and its leave.
+const ANSWER_LEAVES: Duration = Duration::from_millis(50);
 /// The last deaths that `status UNIT` shows.
 const DEATHS_SHOWN: usize = 5;
 
@@ -50,6 +55,8 @@ pub struct Api {
     pub logs: &'static str,
     /// Since when loomd runs, wall clock.
     pub since: u64,
+    /// Why a newer loomd gave way to this one again, if it did.
+    pub came_back: Option<String>,
     /// One reading of unit files at a time.
     pub reading: Arc<Mutex<()>>,
 }
@@ -235,6 +242,7 @@ impl Api {
                 runtime_dir: text(&self.dirs.runtime),
                 state_dir: text(&self.dirs.state),
                 unit_path: self.dirs.unit_path.iter().map(|path| text(path)).collect(),
+                came_back: self.came_back.clone(),
             },
             units: statuses.into_iter().map(|status| self.view_of(status)).collect(),
             problems: self.library.in_force().problems.clone(),
@@ -390,6 +398,29 @@ fn death(report: CrashReport) -> DeathView {
     DeathView { run, at, result, exit, error }
 }
 
+impl Api {
+    /// A program that would not start is refused before anything is let go of.
+    async fn become_another(&self) -> Result<Pong, Refusal> {
+        let refused = |cause: String| {
+            Refusal::new(Refusal::FAILED, "the loomd that was to follow would not start; this one goes on")
+                .because(cause)
+                .try_this("install a loomd that runs here, then try again")
+        };
+        let tried = tokio::task::spawn_blocking(|| {
+            let program = reexec::program().map_err(|error| format!("cannot find loomd's own file: {error}"))?;
+            reexec::check(&program, SCHEMA_VERSION)
+        });
+        tried.await.map_err(|error| refused(error.to_string()))?.map_err(refused)?;
+        let asks = self.asks.clone();
+        // The answer leaves first: with this process goes its connection.
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWER_LEAVES).await;
+            let _ = asks.send(Ask::Reexec).await;
+        });
+        Ok(Pong { version: VERSION, loomd: env!("CARGO_PKG_VERSION").to_owned(), pid: own_pid() })
+    }
+}
+
 type Units = BTreeMap<UnitId, Unit>;
 
 /// Added, changed, removed.
@@ -448,6 +479,10 @@ impl Control for Api {
 
     fn daemon_reload(&self, request: ReloadRequest) -> Answering<'_, ReloadReport> {
         Box::pin(self.reload(request.dry_run))
+    }
+
+    fn daemon_reexec(&self, _: Nothing) -> Answering<'_, Pong> {
+        Box::pin(self.become_another())
     }
 
     fn jobs(&self, request: JobsRequest) -> Answering<'_, Lines<JobNews>> {

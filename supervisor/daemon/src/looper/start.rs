@@ -190,6 +190,7 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
         machine,
         logs: sinks.word(),
         since,
+        came_back: carried.came_back.clone(),
         reading: Arc::default(),
     });
     let answering = tokio::spawn(control::serve(
