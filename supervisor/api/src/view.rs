@@ -83,9 +83,9 @@ pub struct UnitView {
     /// Its processes are stopped in their tracks.
     #[serde(default)]
     pub frozen: bool,
-    /// What its health probes say, in words. `None` for units without any.
+    /// Whether it is up and its health probes pass. `None` for units without any.
     #[serde(default)]
-    pub health: Option<String>,
+    pub healthy: Option<bool>,
     /// What it may use up in a window of time. Only in the detailed view.
     #[serde(default)]
     pub budget: Option<BudgetView>,
@@ -139,6 +139,9 @@ pub struct DeathView {
     pub exit: Option<Exit>,
     /// In words.
     pub error: Option<String>,
+    /// `loomctl crashes show` has more.
+    #[serde(default)]
+    pub has_report: bool,
 }
 
 /// A process of a unit.
@@ -508,6 +511,9 @@ pub struct UnitSettings {
     pub settings: serde_json::Value,
     /// `section.key` → `file:line:column`; `section.key[0]` for items of a list. A key that is missing here has its default.
     pub origins: BTreeMap<String, String>,
+    /// The same as the text of a unit file, with the file and line of each value behind it.
+    #[serde(default)]
+    pub effective: String,
 }
 
 /// A unit's files, for `loomctl cat`.

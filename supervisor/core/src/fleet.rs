@@ -290,6 +290,8 @@ pub struct Status {
     pub frozen: bool,
     /// Whether it is up and its probes pass; `None` where it has none.
     pub healthy: Option<bool>,
+    /// Runs that failed in a row since the last stable one.
+    pub failures: u32,
     /// It failed so often in a row that this is said.
     pub crash_looping: bool,
     /// The last runs that failed or were lost, the newest last.

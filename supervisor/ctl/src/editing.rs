@@ -11,7 +11,7 @@ use loom_api::unit_files;
 use loom_api::view::*;
 use loom_core::ids::UnitId;
 use loom_core::unit::problem::{Problem, Severity};
-use loom_core::unit::{Catalogue, Content, Facts, Source, SourceSet, load_all};
+use loom_core::unit::{Catalogue, Content, Enabled, Facts, Source, SourceSet, link_name, load_all};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -44,7 +44,7 @@ struct Shelf {
 impl Shelf {
     fn read(context: &Context) -> Self {
         let path = context.dirs.search_path();
-        let facts = unit_files::facts(&context.dirs.runtime, &context.dirs.state, &path);
+        let facts = unit_files::facts(&context.dirs.runtime, &context.dirs.state, &context.dirs.unit_path);
         let set = unit_files::read(&path);
         let catalogue = load(&set, &facts);
         Self { path, facts, set, catalogue }
@@ -277,9 +277,9 @@ pub fn enable(context: &Context, units: &[String], start: bool) -> Result<u8, Re
     let ids = each(context, units, |shelf, id| {
         let unit = shelf.catalogue.units.get(id).ok_or_else(|| not_whole(shelf, id))?;
         let install = &unit.install;
-        let wanted = install.wanted_by.iter().map(|of| (of, "wants"));
-        let wanted: Vec<(&UnitId, &str)> =
-            wanted.chain(install.required_by.iter().map(|of| (of, "requires"))).collect();
+        let wanted = install.wanted_by.iter().map(|of| (of, Enabled::Wants));
+        let required = install.required_by.iter().map(|of| (of, Enabled::Requires));
+        let wanted: Vec<(&UnitId, Enabled)> = wanted.chain(required).collect();
         if wanted.is_empty() {
             return Err(Refusal::new(Refusal::FAILED, format!("`{id}` cannot be enabled"))
                 .because("its file does not say what it is to start with")
@@ -287,8 +287,8 @@ pub fn enable(context: &Context, units: &[String], start: bool) -> Result<u8, Re
         }
         let mut words = String::new();
         for (of, list) in wanted {
-            let folder = directory.join(format!("{of}.{list}"));
-            let link = folder.join(format!("{id}.toml"));
+            let link = directory.join(link_name(of, list, id));
+            let folder = link.parent().unwrap_or(&directory).to_owned();
             if fs::symlink_metadata(&link).is_ok() {
                 words.push_str(&format!("{id} already starts with {of}\n"));
                 continue;

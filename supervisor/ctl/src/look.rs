@@ -152,6 +152,12 @@ pub fn settings(context: &Context, unit: String) -> Result<u8, Refusal> {
     Ok(0)
 }
 
+pub fn effective(context: &Context, unit: String) -> Result<u8, Refusal> {
+    let view = context.ask(context.client.show_unit(UnitAsked { unit }))?;
+    context.show(&view, |view| view.effective.clone());
+    Ok(0)
+}
+
 pub fn files(context: &Context, unit: String) -> Result<u8, Refusal> {
     let view = context.ask(context.client.unit_files(UnitAsked { unit }))?;
     context.show(&view, show::files);

@@ -154,7 +154,7 @@ fn carry_out(context: &Context, command: Command) -> Result<u8, Refusal> {
         }
         Command::Show { unit } => look::settings(context, unit),
         Command::Cat { unit, effective: false } => look::files(context, unit),
-        Command::Cat { unit, effective: true } => look::settings(context, unit),
+        Command::Cat { unit, effective: true } => look::effective(context, unit),
         Command::Edit { unit, full, runtime, stdin, drop_in } => {
             editing::edit(context, &editing::Edit { unit, full, runtime, stdin, drop_in })
         }

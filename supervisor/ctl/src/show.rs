@@ -270,8 +270,10 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         let times = if view.failures == 1 { "once".to_owned() } else { format!("{} times in a row", view.failures) };
         rows.push(("failed", format!("{times}{looping}")));
     }
-    if let Some(health) = &view.health {
-        rows.push(("health", health.clone()));
+    match view.healthy {
+        Some(true) => rows.push(("health", "its probes pass".to_owned())),
+        Some(false) => rows.push(("health", "not healthy: its probes have not passed".to_owned())),
+        None => {}
     }
     if let Some(budget) = &view.budget {
         let until = budget.until.map(|until| format!(", until {}", crate::sys::local_time(until))).unwrap_or_default();
@@ -319,7 +321,7 @@ pub fn unit(view: &UnitView, now: u64) -> String {
         let error = death.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         rows.push((label, format!("run {}, {}, {}{how}{error}", death.run, ago(death.at, now), word(death.result))));
     }
-    if let Some(last) = view.deaths.first() {
+    if let Some(last) = view.deaths.iter().find(|death| death.has_report) {
         rows.push(("report", format!("`loomctl crashes show {} {}`", view.unit, last.run)));
     }
     for (number, file) in view.files.iter().enumerate() {

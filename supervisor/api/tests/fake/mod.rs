@@ -145,7 +145,7 @@ fn unit(name: &str, active: ActiveState, sub: &str, age: Duration) -> UnitView {
         job: None,
         changed_keys: vec![],
         frozen: false,
-        health: None,
+        healthy: None,
         budget: None,
         limits: vec![],
         survivors: vec![],
@@ -169,7 +169,7 @@ impl Fake {
             connected: Some(true),
             needs_restart: true,
             changed_keys: vec!["exec.command".to_owned(), "limits.memory".to_owned()],
-            health: Some("ready; alive".to_owned()),
+            healthy: Some(true),
             budget: Some(BudgetView {
                 used: vec!["5000 of 5000 tokens".to_owned()],
                 until: Some(1_760_003_600_000),
@@ -186,6 +186,7 @@ impl Fake {
                 result: RunResult::Watchdog,
                 exit: Some(Exit::Signal { signal: 6, core: false }),
                 error: Some("no WATCHDOG=1 for 30s".to_owned()),
+                has_report: true,
             }],
             enforcement: vec![
                 Enforcement { promise: Promise::Files, value: Enforced::Fully },
@@ -415,6 +416,7 @@ impl Control for Fake {
                 ("exec.command".to_owned(), "/etc/loom/units/chat.agent.toml:2".to_owned()),
                 ("unit.description".to_owned(), "/etc/loom/units/chat.agent.toml:9".to_owned()),
             ]),
+            effective: "[unit]\ndescription = \"Talks\"  # /etc/loom/units/chat.agent.toml:9\n".to_owned(),
         }))
     }
 

@@ -71,6 +71,7 @@ impl Entry {
             status_text: self.life.status_text.clone(),
             last_error: self.life.last_error.clone(),
             enforcement: self.life.enforcement.clone(),
+            failures: self.life.failures,
             not_found: self.not_found,
             needs_restart: self.next.is_some(),
             changed_keys: self.next.as_ref().map(|next| changed_keys(&self.unit, next)).unwrap_or_default(),

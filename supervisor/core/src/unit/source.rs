@@ -234,7 +234,9 @@ impl Index {
 
     /// Leaves out main files of the transient directory that take the name of a file, or of an instance of a template in one.
     pub fn give_way(&mut self, set: &SourceSet, transient: usize) {
-        let is_transient = |at: &usize| set.sources[*at].directory == transient;
+        // A mask there is no transient unit: `loomctl mask --runtime` hides a file until the next boot.
+        let is_transient =
+            |at: &usize| set.sources[*at].directory == transient && set.sources[*at].content != Content::Masked;
         let filed: BTreeSet<UnitId> =
             self.mains.iter().filter(|(_, all)| !all.iter().all(is_transient)).map(|(id, _)| id.clone()).collect();
         for (id, all) in &mut self.mains {

@@ -18,17 +18,17 @@ use crate::store::SCHEMA_VERSION;
 use loom_api::control::{Answering, Control, Lines, resolve_unit};
 use loom_api::dirs::Dirs;
 use loom_api::view::{
-    AuditAsked, AuditView, BusAnswer, BusPublish, BusRequest, CrashReport, CrashesAsked, CrashesView, DeathView,
+    AuditAsked, AuditView, BudgetView, BusAnswer, BusPublish, BusRequest, CrashesAsked, CrashesView, DeathView,
     EventsAsked, GraphView, JobNews, JobRequest, JobsRequest, LifeEvent, Nothing, Overview, Pong, ProcessView,
     Published, Refusal, ReloadReport, ReloadRequest, StateAsked, StateEntry, StateKeys, StatePut, SupervisorView,
     TransientRequest, UnitAsked, UnitChange, UnitFileText, UnitFiles, UnitSettings, UnitView, UsageView, VERSION,
 };
 use loom_core::fleet::{Status, Verb};
 use loom_core::ids::{Kind, UnitId};
-use loom_core::lifecycle::ActiveState;
+use loom_core::lifecycle::{ActiveState, Death, Tally, span};
 use loom_core::machine::Machine;
 use loom_core::unit::problem::Severity;
-use loom_core::unit::{Catalogue, Standing, Unit};
+use loom_core::unit::{Catalogue, Standing, Unit, changed_keys, needs_restart};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,7 +163,10 @@ impl Api {
     async fn view(&self, unit: &UnitId) -> Result<UnitView, Refusal> {
         let status = self.ask(|reply| Ask::Status { unit: unit.clone(), reply }).await?;
         let status = status.ok_or_else(|| Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no unit `{unit}`")))?;
+        let (used, refuses_start) = (status.used.clone(), status.refuses_start.clone());
+        let deaths = status.deaths.iter().rev().take(DEATHS_SHOWN).map(death).collect();
         let mut view = self.view_of(status);
+        view.deaths = deaths;
         view.processes =
             self.peers.processes(unit).into_iter().map(|(pid, command)| ProcessView { pid, command }).collect();
         if let Some(files) = files_of(&self.library.in_force(), unit) {
@@ -171,16 +174,24 @@ impl Api {
         }
         if let Some(read) = self.ask(|reply| Ask::Unit { unit: unit.clone(), reply }).await? {
             view.limits = usage::limits(&read);
+            view.budget = budget(&read, used, refuses_start.as_ref());
         }
         // A store that cannot be read keeps nobody from seeing how the unit is.
         let reports = self.hands.crashes(Some(unit.clone())).await.unwrap_or_default();
-        view.deaths = reports.into_iter().rev().take(DEATHS_SHOWN).map(death).collect();
+        for death in &mut view.deaths {
+            death.has_report = reports.iter().any(|report| report.run == death.run);
+        }
         Ok(view)
     }
 
     fn view_of(&self, status: Status) -> UnitView {
         let now = clock::monotonic();
         let startup = self.hands.feed().startup(&status.unit);
+        let waits_because = match (status.next_start_because, status.waits_until) {
+            (Some(because), _) => Some(because.to_owned()),
+            (None, Some(until)) => Some(format!("until it is {}", until.word())),
+            (None, None) => None,
+        };
         UnitView {
             version: VERSION,
             kind: status.unit.kind(),
@@ -204,13 +215,13 @@ impl Api {
             enforcement: status.enforcement,
             processes: Vec::new(),
             files: Vec::new(),
-            failures: 0,
-            crash_looping: false,
-            waits_because: None,
-            job: None,
-            changed_keys: Vec::new(),
-            frozen: false,
-            health: None,
+            failures: status.failures,
+            crash_looping: status.crash_looping,
+            waits_because,
+            job: status.job.map(|(word, _)| word.to_owned()),
+            changed_keys: status.changed_keys,
+            frozen: status.frozen,
+            healthy: status.healthy,
             budget: None,
             limits: Vec::new(),
             survivors: Vec::new(),
@@ -280,7 +291,8 @@ impl Api {
             }
             None => BTreeMap::new(),
         };
-        Ok(UnitSettings { version: VERSION, unit: id, settings, origins })
+        let effective = loom_core::unit::effective(&unit, &origins);
+        Ok(UnitSettings { version: VERSION, unit: id, settings, origins, effective })
     }
 
     /// Reads all unit files anew; with an error in one of them, or on a `dry_run`, nothing changes.
@@ -338,11 +350,8 @@ impl Api {
             needs_restart: vec![],
         };
         if dry_run {
-            // What restarts and stops alone use counts at once, without a restart.
-            let differs = |change: &&UnitChange| {
-                change.keys.iter().any(|key| !key.starts_with("restart.") && !key.starts_with("stop."))
-            };
-            let stale: BTreeSet<UnitId> = report.changes.iter().filter(differs).map(|it| it.unit.clone()).collect();
+            let differs = |unit: &&UnitId| !needs_restart(&before.units[*unit], &after[*unit]).is_empty();
+            let stale: BTreeSet<UnitId> = report.changed.iter().filter(differs).cloned().collect();
             report.needs_restart = to_restart(&statuses, &stale, &after);
             return Ok(report);
         }
@@ -378,24 +387,26 @@ fn to_restart(statuses: &[Status], stale: &BTreeSet<UnitId>, units: &Units) -> V
     }
 }
 
-/// `section.key` of every setting that differs.
-fn changed_keys(before: &Unit, after: &Unit) -> Vec<String> {
-    let (before, after) = (loom_core::unit::written(before), loom_core::unit::written(after));
-    let keys = |value: &serde_json::Value| -> BTreeSet<(String, String)> {
-        let sections = value.as_object().into_iter().flatten();
-        let keys = sections.flat_map(|(section, keys)| {
-            keys.as_object().into_iter().flatten().map(move |(key, _)| (section.clone(), key.clone()))
-        });
-        keys.collect()
-    };
-    let all = keys(&before).into_iter().chain(keys(&after)).collect::<BTreeSet<_>>();
-    let differs = |(section, key): &(String, String)| before[section].get(key) != after[section].get(key);
-    all.into_iter().filter(differs).map(|(section, key)| format!("{section}.{key}")).collect()
+fn death(death: &Death) -> DeathView {
+    let Death { run, at, result, exit, error } = death.clone();
+    DeathView { run, at, result, exit, error, has_report: false }
 }
 
-fn death(report: CrashReport) -> DeathView {
-    let CrashReport { run, at, result, exit, error, .. } = report;
-    DeathView { run, at, result, exit, error }
+/// What is used of a budget, in words, and until when.
+fn budget(unit: &Unit, used: Option<Tally>, refuses_start: Option<&String>) -> Option<BudgetView> {
+    let (budget, used) = (unit.budget.as_ref()?, used.unwrap_or_default());
+    let cost = |micros: u64| format!("{}.{:02}", micros / 1_000_000, micros % 1_000_000 / 10_000);
+    let parts = [
+        budget.tokens.map(|limit| format!("{} of {limit} tokens", used.tokens)),
+        budget.cost_micros.map(|limit| format!("{} of {} cost", cost(used.cost_micros), cost(limit))),
+        budget.calls.map(|limit| format!("{} of {limit} calls", used.calls)),
+        budget.time.map(|limit| format!("{} of {} time", span(used.time), span(limit))),
+    ];
+    Some(BudgetView {
+        used: parts.into_iter().flatten().collect(),
+        until: used.since.map(|since| since.saturating_add(budget.window.0)),
+        exhausted: refuses_start.is_some(),
+    })
 }
 
 impl Api {

@@ -25,7 +25,6 @@ const WAITING_SHOWN: usize = 8;
 /// Lines that wait to be read.
 const LINES_QUEUE: usize = 64;
 const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
 /// The largest number of a signal.
 const SIGNAL_MAX: i32 = 64;
 
@@ -97,10 +96,6 @@ impl Api {
             let before = by_name.get(&unit).cloned();
             let verb = self.verb_for(request, &unit, before.as_ref()).await?;
             let outcome = self.give_one(&unit, verb).await?;
-            if request.force && verb == Verb::Stop {
-                // The stop says where it ends; this says how fast. Nobody needs its answer.
-                drop(self.give_one(&unit, Verb::Kill { signal: SIGKILL, whom: Whom::All }).await?);
-            }
             given.push(Given { asked, unit, verb, before, outcome });
         }
         Ok((given, refused))
@@ -116,6 +111,7 @@ impl Api {
     async fn verb_for(&self, request: &JobsRequest, unit: &UnitId, now: Option<&Status>) -> Result<Verb, Refusal> {
         Ok(match request.verb {
             JobVerb::Start => Verb::Start,
+            JobVerb::Stop if request.force => Verb::StopNow,
             JobVerb::Stop => Verb::Stop,
             JobVerb::Restart => Verb::Restart,
             JobVerb::TryRestart => Verb::TryRestart,
@@ -192,7 +188,7 @@ impl Api {
                     force_at = None;
                     tracing::error!(left = open.len(), limit = ?TOTAL_STOP_LIMIT, "stopping all took longer than TOTAL_STOP_LIMIT: killing the rest");
                     for unit in open.keys() {
-                        let _ = self.give_one(unit, Verb::Kill { signal: SIGKILL, whom: Whom::All }).await;
+                        let _ = self.give_one(unit, Verb::StopNow).await;
                     }
                 }
                 () = lines.closed(), if force_at.is_none() => return,
@@ -279,7 +275,7 @@ pub(super) fn done(unit: &UnitId, verb: Verb, outcome: JobOutcome) -> Result<(),
 fn word(verb: Verb) -> &'static str {
     match verb {
         Verb::Start => "start",
-        Verb::Stop => "stop",
+        Verb::Stop | Verb::StopNow => "stop",
         Verb::Restart => "restart",
         Verb::Reload => "reload",
         Verb::TryRestart => "try-restart",

@@ -236,9 +236,8 @@ fn is_down(state: ActiveState) -> bool {
     }
 }
 
-/// The file that has this name, or the template that would make it.
+/// The file that has this name, or the template that would make it; a mask is one too.
 fn taken_by(catalogue: &Catalogue, unit: &UnitId) -> Option<String> {
-    let files = catalogue.files.get(unit).or_else(|| catalogue.files.get(&unit.template()?));
-    let file = files.and_then(|files| files.first()).map(|file| file.path.clone());
+    let file = catalogue.taken_by(unit).map(str::to_owned);
     file.or_else(|| catalogue.masked.contains(unit).then(|| "a link to /dev/null".to_owned()))
 }
