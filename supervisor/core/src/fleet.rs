@@ -728,9 +728,11 @@ impl Fleet {
                 lifecycle::Effect::EndControl(control) => self.out.push(Effect::EndControl { unit, run, control }),
                 lifecycle::Effect::Inspect => self.out.push(Effect::Inspect { unit, run }),
                 lifecycle::Effect::Report => {
-                    let life = &self.entry(id).life;
-                    let (result, exit, error) = (life.result, life.exit, life.last_error.clone());
-                    self.out.push(Effect::Report { unit, run, result, exit, error });
+                    // Not the unit's result: that may say why no other run follows.
+                    if let Some(death) = self.entry(id).life.deaths.last().cloned() {
+                        let lifecycle::Death { result, exit, error, .. } = death;
+                        self.out.push(Effect::Report { unit, run, result, exit, error });
+                    }
                 }
                 lifecycle::Effect::SetAside(work) => {
                     self.persist(id);

@@ -5,7 +5,7 @@
 //! leaves no deadline behind that has passed.
 
 use super::life::Pace;
-use super::turn::{Turn, take};
+use super::turn::{Alive, Turn, take, take_alive};
 use super::{Effect, Force, Life, Notify, Said, State, TreeEnd, Why};
 use crate::ids::Millis;
 use crate::unit::{KillMode, OomPolicy, ProgressAction};
@@ -79,17 +79,8 @@ impl Turn<'_> {
 
     /// Ends a process that hangs: SIGABRT, so that it can write its stacks, then SIGKILL of the tree.
     pub(super) fn abort(&mut self, life: &mut Life, why: Why) {
-        let (identity, ready) = match take(life) {
-            State::Launching { identity, .. } | State::Starting { identity, .. } => (identity, false),
-            State::Running { identity, reload, .. } => {
-                self.leave(life, reload);
-                (identity, true)
-            }
-            other => {
-                life.state = other;
-                return;
-            }
-        };
+        let Some(Alive { identity, ready, reload }) = take_alive(life) else { return };
+        self.leave(life, reload);
         self.effects.extend([Effect::Inspect, Effect::Signal(SIGABRT)]);
         let kill_at = self.now.mono + self.unit.watchdog.abort_timeout;
         life.state = State::Stopping { identity, why, kill_at, ready };
@@ -125,7 +116,7 @@ impl Turn<'_> {
             State::Preparing { ready_by, .. } if ready_by <= now => {
                 self.effects.push(Effect::Inspect);
                 let end = self.ended_for(life, Why::NotReady, false, None);
-                self.clear(life, None, end, None);
+                self.clear_preparation(life, end);
             }
             State::Spawning { ready_by } if ready_by <= now => life.state = State::Abandoned { why: Why::NotReady },
             State::Launching { identity, ready_by } | State::Starting { identity, ready_by } if ready_by <= now => {
@@ -157,7 +148,21 @@ impl Turn<'_> {
                 life.state = State::Posting { identity, end, post, until: None };
             }
             // Woken early.
-            other => life.state = other,
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Remaining { .. }
+            | State::Commanding { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. }
+            | State::Posting { .. }) => life.state = same,
         }
         self.time_memory(life);
     }

@@ -9,7 +9,7 @@
 //! ```
 
 use super::life::{DEATHS_MAX, STARTS_MAX};
-use super::turn::{Turn, take};
+use super::turn::{Alive, Turn, take, take_alive};
 use super::{
     CRASH_LOOPING_FROM, Control, Death, Effect, End, Exit, Force, Identity, LaunchFailure, Life, Main, Reload,
     RunResult, Said, State, Then, TreeEnd, Why, errno_name, exit_words, policy, result_of, span, words,
@@ -58,7 +58,7 @@ impl Turn<'_> {
             }
             State::Preparing { .. } => {
                 let end = self.ended_for(life, why, false, None);
-                return self.clear(life, None, end, None);
+                return self.clear_preparation(life, end);
             }
             State::Spawning { .. } => State::Abandoned { why },
             State::Abandoned { why: before } => State::Abandoned { why: stronger(before, why) },
@@ -139,20 +139,34 @@ impl Turn<'_> {
 
     /// Kills a run that has a process, at once.
     pub(super) fn kill_for(&mut self, life: &mut Life, why: Why) {
-        let (identity, why, ready) = match take(life) {
-            State::Launching { identity, .. } | State::Starting { identity, .. } => (identity, why, false),
-            State::Running { identity, reload, .. } => {
-                self.leave(life, reload);
-                (identity, why, true)
-            }
-            State::Stopping { identity, why: before, ready, .. } => (identity, stronger(before, why), ready),
-            State::Commanding { main: Main::Lives { identity }, why: before, .. } => {
-                self.effects.push(Effect::EndControl(Control::Stop));
-                (identity, stronger(before, why), true)
-            }
-            other => {
-                life.state = other;
-                return;
+        let (identity, why, ready) = if let Some(Alive { identity, ready, reload }) = take_alive(life) {
+            self.leave(life, reload);
+            (identity, why, ready)
+        } else {
+            match take(life) {
+                State::Stopping { identity, why: before, ready, .. } => (identity, stronger(before, why), ready),
+                State::Commanding { main: Main::Lives { identity }, why: before, .. } => {
+                    self.effects.push(Effect::EndControl(Control::Stop));
+                    (identity, stronger(before, why), true)
+                }
+                same @ (State::Down { .. }
+                | State::Reached
+                | State::Resting { .. }
+                | State::Checking { .. }
+                | State::Preparing { .. }
+                | State::Spawning { .. }
+                | State::Abandoned { .. }
+                | State::Launching { .. }
+                | State::Starting { .. }
+                | State::Running { .. }
+                | State::Remaining { .. }
+                | State::Commanding { .. }
+                | State::Killing { .. }
+                | State::Clearing { .. }
+                | State::Posting { .. }) => {
+                    life.state = same;
+                    return;
+                }
             }
         };
         self.kill_run();
@@ -161,19 +175,15 @@ impl Turn<'_> {
 
     /// Ends a run in order, from whatever it does.
     pub(super) fn end_run(&mut self, life: &mut Life, why: Why) {
-        let main = match take(life) {
-            State::Launching { identity, .. } | State::Starting { identity, .. } => {
+        let main = if let State::Remaining { exit, .. } = life.state {
+            Main::Ended { exit }
+        } else {
+            let Some(Alive { identity, ready, reload }) = take_alive(life) else { return };
+            self.leave(life, reload);
+            if !ready {
                 return self.tell(life, identity, why, false);
             }
-            State::Running { identity, reload, .. } => {
-                self.leave(life, reload);
-                Main::Lives { identity }
-            }
-            State::Remaining { exit, .. } => Main::Ended { exit },
-            other => {
-                life.state = other;
-                return;
-            }
+            Main::Lives { identity }
         };
         if self.unit.stop.command.is_some() && why.is_in_order() {
             self.effects.push(Effect::Run(Control::Stop));
@@ -217,17 +227,8 @@ impl Turn<'_> {
 
     /// `STOPPING=1`: it ends by itself, and gets as long as if it had been asked.
     pub(super) fn announced(&mut self, life: &mut Life) {
-        let (identity, ready) = match take(life) {
-            State::Launching { identity, .. } | State::Starting { identity, .. } => (identity, false),
-            State::Running { identity, reload, .. } => {
-                self.leave(life, reload);
-                (identity, true)
-            }
-            other => {
-                life.state = other;
-                return;
-            }
-        };
+        let Some(Alive { identity, ready, reload }) = take_alive(life) else { return };
+        self.leave(life, reload);
         let kill_at = self.now.mono + self.unit.stop.timeout;
         life.state = State::Stopping { identity, why: Why::Announced, kill_at, ready };
     }
@@ -237,8 +238,18 @@ impl Turn<'_> {
             State::Spawning { .. } | State::Launching { .. } => return self.never_ran(life, launch_end(failure)),
             State::Abandoned { why } | State::Stopping { why, .. } => (false, why),
             State::Killing { why, force, .. } => (force == Force::Late, why),
-            other => {
-                life.state = other;
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Remaining { .. }
+            | State::Commanding { .. }
+            | State::Clearing { .. }
+            | State::Posting { .. }) => {
+                life.state = same;
                 return;
             }
         };
@@ -249,7 +260,7 @@ impl Turn<'_> {
     /// There was no main process, so only `start_pre` can have left something.
     fn never_ran(&mut self, life: &mut Life, end: End) {
         let prepared = self.unit.exec.as_ref().is_some_and(|exec| !exec.start_pre.is_empty());
-        if prepared { self.clear(life, None, end, None) } else { self.cleared(life, None, end, 0) }
+        if prepared { self.clear_preparation(life, end) } else { self.cleared(life, None, end, 0) }
     }
 
     pub(super) fn exited(&mut self, life: &mut Life, exit: Exit) {
@@ -292,8 +303,16 @@ impl Turn<'_> {
                 life.state = State::Clearing { identity: Some(identity), end, kill_at: None, post: 0 };
                 return;
             }
-            other => {
-                life.state = other;
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Remaining { .. }
+            | State::Commanding { .. }
+            | State::Clearing { .. }
+            | State::Posting { .. }) => {
+                life.state = same;
                 return;
             }
         };
@@ -330,10 +349,16 @@ impl Turn<'_> {
         Some(kill_at.unwrap_or(self.now.mono + self.unit.stop.timeout))
     }
 
-    /// The main process is gone, or there was none: what is left is ended, at the latest when the run would have been killed.
+    /// The main process is gone: what is left is ended, at the latest when the run would have been killed.
     pub(super) fn clear(&mut self, life: &mut Life, identity: Option<Identity>, end: End, kill_at: Option<Millis>) {
-        let kill_at = self.end_strays(identity.is_some(), kill_at);
+        let kill_at = self.end_strays(true, kill_at);
         life.state = State::Clearing { identity, end, kill_at, post: 0 };
+    }
+
+    /// There was no main process: what is left of `start_pre` is ended.
+    pub(super) fn clear_preparation(&mut self, life: &mut Life, end: End) {
+        let kill_at = self.end_strays(false, None);
+        life.state = State::Clearing { identity: None, end, kill_at, post: 0 };
     }
 
     pub(super) fn tree_empty(&mut self, life: &mut Life) {
@@ -345,7 +370,19 @@ impl Turn<'_> {
                 self.cleared(life, Some(identity), end, 0);
             }
             State::Remaining { exit, .. } => life.state = State::Remaining { exit, kill_at: None },
-            other => life.state = other,
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Commanding { .. }
+            | State::Stopping { .. }
+            | State::Posting { .. }) => life.state = same,
         }
     }
 

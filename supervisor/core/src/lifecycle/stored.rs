@@ -565,8 +565,8 @@ impl Turn<'_> {
             Some((_, kill_at)) if *kill_at > self.now.mono => self.clear(life, identity, end, Some(*kill_at)),
             Some(_) | None => {
                 self.effects.push(Effect::EndTree(match self.unit.stop.kill_mode {
-                    KillMode::Process if identity.is_some() => TreeEnd::Leave,
-                    KillMode::Mixed | KillMode::ControlGroup | KillMode::Process => TreeEnd::Kill,
+                    KillMode::Process => TreeEnd::Leave,
+                    KillMode::Mixed | KillMode::ControlGroup => TreeEnd::Kill,
                 }));
                 life.state = State::Clearing { identity, end, kill_at: None, post: record.post };
             }

@@ -69,6 +69,40 @@ pub(super) fn take(life: &mut Life) -> State {
     std::mem::replace(&mut life.state, State::Down { failed: false })
 }
 
+/// A run with a process that nobody ends.
+pub(super) struct Alive {
+    pub identity: Identity,
+    /// It came up.
+    pub ready: bool,
+    pub reload: Option<Reload>,
+}
+
+/// Takes such a run out of its state; `None`, and nothing is changed, if there is none.
+pub(super) fn take_alive(life: &mut Life) -> Option<Alive> {
+    match take(life) {
+        State::Launching { identity, .. } | State::Starting { identity, .. } => {
+            Some(Alive { identity, ready: false, reload: None })
+        }
+        State::Running { identity, reload, .. } => Some(Alive { identity, ready: true, reload }),
+        same @ (State::Down { .. }
+        | State::Reached
+        | State::Resting { .. }
+        | State::Checking { .. }
+        | State::Preparing { .. }
+        | State::Spawning { .. }
+        | State::Abandoned { .. }
+        | State::Remaining { .. }
+        | State::Commanding { .. }
+        | State::Stopping { .. }
+        | State::Killing { .. }
+        | State::Clearing { .. }
+        | State::Posting { .. }) => {
+            life.state = same;
+            None
+        }
+    }
+}
+
 impl Turn<'_> {
     /// What follows any event: what is used up, and what is due at once.
     pub(super) fn settle(&mut self, life: &mut Life) {
@@ -133,14 +167,14 @@ impl Turn<'_> {
     }
 
     fn checked(&mut self, life: &mut Life, unmet: Option<String>) {
-        match (take(life), unmet) {
-            (State::Checking { ready_by }, None) => self.prepare(life, 0, ready_by),
-            (State::Checking { .. }, Some(unmet)) => {
+        let State::Checking { ready_by } = life.state else { return };
+        match unmet {
+            None => self.prepare(life, 0, ready_by),
+            Some(unmet) => {
                 let error = Some(format!("condition `{unmet}` does not hold"));
                 let then = Then::Rest { failed: false };
                 self.conclude(life, End { result: RunResult::Condition, exit: None, error, accomplished: false, then });
             }
-            (other, _) => life.state = other,
         }
     }
 
@@ -187,7 +221,7 @@ impl Turn<'_> {
             Controlled::Failed(failure) => (launch_end(failure), words::launch_words(failure)),
         };
         let error = Some(format!("`start_pre` `{name}`: {text}"));
-        self.clear(life, None, End { error, ..failed }, None);
+        self.clear_preparation(life, End { error, ..failed });
     }
 
     fn spawned(&mut self, life: &mut Life, identity: Identity, enforcement: Vec<Enforcement>) {
@@ -202,7 +236,20 @@ impl Turn<'_> {
                 State::Killing { identity, why, force: Force::BehindGate, ready: false }
             }
             // Said before.
-            other => other,
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Remaining { .. }
+            | State::Commanding { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. }
+            | State::Posting { .. }) => same,
         };
     }
 
@@ -215,7 +262,21 @@ impl Turn<'_> {
                 }
             },
             // Told to end meanwhile, ready already, or said before.
-            other => life.state = other,
+            same @ (State::Down { .. }
+            | State::Reached
+            | State::Resting { .. }
+            | State::Checking { .. }
+            | State::Preparing { .. }
+            | State::Spawning { .. }
+            | State::Abandoned { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Remaining { .. }
+            | State::Commanding { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. }
+            | State::Posting { .. }) => life.state = same,
         }
     }
 
@@ -366,9 +427,25 @@ impl Turn<'_> {
             return self.abort(life, Why::Triggered);
         }
         if notify.ready && self.unit.ready.kind.notifies() {
-            match take(life) {
-                State::Launching { identity, .. } | State::Starting { identity, .. } => self.up(life, identity),
-                other => life.state = other,
+            match &life.state {
+                State::Launching { identity, .. } | State::Starting { identity, .. } => {
+                    let identity = identity.clone();
+                    self.up(life, identity);
+                }
+                State::Down { .. }
+                | State::Reached
+                | State::Resting { .. }
+                | State::Checking { .. }
+                | State::Preparing { .. }
+                | State::Spawning { .. }
+                | State::Abandoned { .. }
+                | State::Running { .. }
+                | State::Remaining { .. }
+                | State::Commanding { .. }
+                | State::Stopping { .. }
+                | State::Killing { .. }
+                | State::Clearing { .. }
+                | State::Posting { .. } => {}
             }
         }
         self.heard_of_reload(life, &notify);

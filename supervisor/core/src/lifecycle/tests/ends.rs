@@ -102,7 +102,7 @@ fn the_kill_mode_says_who_gets_what() {
     for (mode, told, killed, left, last) in rows {
         let mut play = Play::up(|unit| { kill_mode(mode)(unit); posts(unit); });
         assert_eq!(play.stops(), [told], "{mode:?}: the signal");
-        assert_eq!(play.passes(30_000), [killed.clone()], "{mode:?}: the kill");
+        assert_eq!(play.passes(30_000), std::slice::from_ref(&killed), "{mode:?}: the kill");
         let follows = if mode == KillMode::Process { vec![LEAVE] } else { vec![] };
         assert_eq!(play.exits(KILLED), follows, "{mode:?}: after the kill");
 
@@ -141,28 +141,22 @@ fn a_crash_without_leftovers_is_over_in_two_events() {
 
 #[test]
 fn stop_post_runs_after_every_end() {
-    let launch = LaunchFailure::Resources("fork: EAGAIN".into());
-    let ends: [(&str, Box<dyn Fn(&mut Play)>); 4] = [
-        ("a clean end", Box::new(|play| drop(play.dies(Exit::Code(0))))),
-        ("a crash", Box::new(|play| drop(play.dies(CODE_1)))),
-        (
-            "a watchdog's end",
-            Box::new(|play| {
-                play.says(Notify { watchdog_trigger: true, ..Notify::default() });
-                play.dies(Exit::Signal { signal: 6, core: true });
-            }),
-        ),
-        (
-            "a launch that failed",
-            Box::new(move |play| {
-                play.dies(CODE_1);
-                play.helped(StopPost(0), CLEAN);
-                play.helped(StopPost(1), CLEAN);
-                play.empties();
-                play.hears(Event::Again);
-                play.hears(Event::LaunchFailed { run: play.run(), failure: launch.clone() });
-            }),
-        ),
+    let ends: [(&str, Act); 4] = [
+        ("a clean end", |play| drop(play.dies(Exit::Code(0)))),
+        ("a crash", |play| drop(play.dies(CODE_1))),
+        ("a watchdog's end", |play| {
+            play.says(Notify { watchdog_trigger: true, ..Notify::default() });
+            play.dies(Exit::Signal { signal: 6, core: true });
+        }),
+        ("a launch that failed", |play| {
+            play.dies(CODE_1);
+            play.helped(StopPost(0), CLEAN);
+            play.helped(StopPost(1), CLEAN);
+            play.empties();
+            play.hears(Event::Again);
+            let failure = LaunchFailure::Resources("fork: EAGAIN".into());
+            play.hears(Event::LaunchFailed { run: play.run(), failure });
+        }),
     ];
     for (row, end) in ends {
         let mut play = Play::up(posts);
@@ -174,7 +168,7 @@ fn stop_post_runs_after_every_end() {
 
 #[test]
 fn a_stop_wins_against_what_follows_a_crash() {
-    let stages: [(&str, fn(&mut Play)); 4] = [
+    let stages: [(&str, Act); 4] = [
         ("leftovers", |play| drop(play.exits(CODE_1))),
         ("stop.post", |play| drop(play.dies(CODE_1))),
         ("the end of stop.post", |play| {

@@ -12,6 +12,11 @@ pub struct Play {
     pub done: Vec<Effect>,
 }
 
+/// Something done on a stage.
+pub type Act = fn(&mut Play);
+/// The same, and what came of it.
+pub type Seen = fn(&mut Play) -> Vec<Effect>;
+
 pub const CLEAN: Controlled = Controlled::Exited(Exit::Code(0));
 pub const UNCLEAN: Controlled = Controlled::Exited(CODE_1);
 

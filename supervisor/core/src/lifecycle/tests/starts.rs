@@ -125,7 +125,7 @@ fn conditions_and_start_pre_count_against_the_ready_timeout() {
 
 #[test]
 fn a_stop_wins_on_the_way_up() {
-    let before: [(&str, fn(&mut Play), &str, Vec<Effect>); 5] = [
+    let before: [(&str, Act, &str, Vec<Effect>); 5] = [
         ("conditions", |_| {}, "inactive(dead)", vec![]),
         ("start_pre", |play| drop(play.checked(None)), "deactivating(stop-sigterm)", vec![END]),
         (
@@ -284,7 +284,7 @@ fn a_reload_that_cannot_be_is_refused_and_one_whose_run_ends_fails() {
     let text = "it has no way to reload: neither `exec.reload` nor `ready.type = \"notify-reload\"`";
     assert_eq!(refused(&mut Play::up(|_| {})), text);
 
-    let ends: [(&str, fn(&mut Play) -> Vec<Effect>); 3] =
+    let ends: [(&str, Seen); 3] =
         [("a stop", Play::stops), ("a crash", |play| play.exits(CODE_1)), ("a kill", |play| play.hears(Event::Kill))];
     for (row, end) in ends {
         let mut play = Play::up(kind(ReadyKind::NotifyReload));

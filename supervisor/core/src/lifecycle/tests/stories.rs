@@ -44,7 +44,7 @@ fn any_unit() -> impl Strategy<Value = Unit> {
         };
         unit.health =
             Health { startup: has(8).then(probe), readiness: has(9).then(probe), liveness: has(10).then(probe) };
-        unit.budget = has(11).then(|| Budget {
+        unit.budget = has(11).then_some(Budget {
             window: Millis(600_000),
             tokens: Some(200),
             cost_micros: None,
@@ -71,6 +71,8 @@ struct World {
     newest: RunId,
     /// Nothing may start: it was stopped, and nobody asked for a start since.
     stopped: bool,
+    /// What a new loomd would find.
+    stored: Record,
 }
 
 impl World {
@@ -115,9 +117,35 @@ impl World {
         let claims = state.identity().map(|identity| identity.pid as u64);
         assert!(claims.is_none_or(|run| self.main == Some(RunId(run))), "{state:?} claims what {:?} is not", self.main);
         assert!(self.play.life.deaths.len() <= DEATHS_MAX);
-        let stored = record(&self.play.life, "boot");
+        let stored = Record { wanted: !self.stopped, ..record(&self.play.life, "boot") };
         let text = serde_json::to_string(&stored).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), stored, "a record reads back as it was written");
+        // The end of a run is stored with what follows it.
+        let is_over_soon = matches!(&self.play.life.state, Clearing { end, .. } if end.then == Then::Policy);
+        if !is_over_soon {
+            self.stored = stored;
+        }
+    }
+
+    /// loomd dies and another takes over.
+    fn loomd_is_replaced(&mut self) {
+        if !self.gate_open {
+            self.main = None;
+        }
+        let found = if self.main == Some(self.stored.run) { Found::Alive } else { Found::Gone(Exit::Unknown) };
+        // What it did not know to be its own it does not end: there is nothing such.
+        assert!(self.main.is_none_or(|run| run == self.stored.run), "an orphan");
+        self.helpers.clear();
+        self.ending = false;
+        let adopted = adopt(&self.play.unit, &self.stored, &found, "boot", self.play.now());
+        assert_eq!(adopted.life.run, self.play.run(), "run numbers neither grow nor shrink");
+        self.play.life = adopted.life;
+        self.check(&adopted.effects);
+        match adopted.repeat {
+            Repeat::No if self.stopped && self.play.life.state.is_live() => self.hears(Event::Stop { why: Why::Asked }),
+            Repeat::No => {}
+            Repeat::Alone | Repeat::WithDependencies => self.hears(Event::Start { by: "loomd".into() }),
+        }
     }
 
     fn hears(&mut self, event: Event) {
@@ -226,6 +254,7 @@ impl World {
                 self.stopped = true;
                 self.hears(Event::Kill);
             }
+            3 if detail < 160 => self.loomd_is_replaced(),
             4..=6 if self.main == Some(run) && !self.gate_open => {
                 let identity = identity(run.0 as i32);
                 self.hears(Event::Spawned { run, identity, enforcement: vec![] });
@@ -296,6 +325,7 @@ proptest! {
             ending: false,
             newest: RunId(0),
             stopped: true,
+            stored: Record::never_ran(),
         };
         for line in story {
             world.turn(line);

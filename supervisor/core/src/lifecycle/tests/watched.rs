@@ -368,7 +368,7 @@ fn exhausted(what: &'static str, play: &Play) -> Effect {
 
 #[test]
 fn an_exhausted_budget_ends_the_run_in_order_and_refuses_a_start() {
-    let spend: [(&'static str, &str, fn(&mut Play) -> Vec<Effect>); 4] = [
+    let spend: [(&'static str, &str, Seen); 4] = [
         ("tokens", "tokens: 1000", |play| {
             play.says(Notify { tokens: 600, ..Notify::default() });
             play.spends(400, 0, 0)
