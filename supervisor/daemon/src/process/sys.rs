@@ -120,7 +120,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(one) = header.as_ref() {
             let data = libc::CMSG_DATA(header);
-            let length = (one.cmsg_len as usize).saturating_sub(data as usize - header as usize);
+            let length = one.cmsg_len.saturating_sub(data as usize - header as usize);
             if one.cmsg_level == libc::SOL_SOCKET && one.cmsg_type == libc::SCM_RIGHTS {
                 for at in 0..length / size_of::<RawFd>() {
                     let fd = data.cast::<RawFd>().add(at).read_unaligned();

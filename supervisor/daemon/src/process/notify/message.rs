@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn folding_keeps_the_order_of_reload_and_readiness() {
         let short = |told: Vec<Notify>| told.iter().map(|n| (n.reloading, n.ready, n.stopping)).collect::<Vec<_>>();
-        let table: &[(&[&str], &[(bool, bool, bool)])] = &[
+        type Row<'a> = (&'a [&'a str], &'a [(bool, bool, bool)]);
+        let table: &[Row<'_>] = &[
             (&["RELOADING=1", "READY=1"], &[(true, true, false)]),
             (&["READY=1", "RELOADING=1"], &[(false, true, false), (true, false, false)]),
             (&["RELOADING=1", "READY=1", "RELOADING=1"], &[(true, true, false), (true, false, false)]),
