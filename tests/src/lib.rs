@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
@@ -62,6 +63,8 @@ pub struct Loom {
     journal: Option<PathBuf>,
     /// An ordinary user that runs everything, and where it finds the programs.
     user: Option<(u32, PathBuf)>,
+    /// Where loomd is taken from, if not from where it was built.
+    programs: Option<PathBuf>,
 }
 
 /// `nobody`: whom tests run things as that need no rights, where they have rights to give up.
@@ -115,7 +118,7 @@ impl Loom {
         std::fs::create_dir(directory.path().join("units")).expect("just made");
         // No journal unless a test starts one: this machine's own is none of our business.
         let environment = vec![("LOOM_JOURNAL_DIR".into(), directory.path().join("no-journal").display().to_string())];
-        Self { directory, daemon: None, environment, journal: None, user: None }
+        Self { directory, daemon: None, environment, journal: None, user: None, programs: None }
     }
 
     /// From the next start on, loomd's own mount namespace has that journald at `/run/systemd/journal`.
@@ -147,6 +150,25 @@ impl Loom {
         self.user = Some((NOBODY, programs));
     }
 
+    /// Takes loomd and what it starts from a directory of the test's own; what is not there, from where it was built.
+    pub fn use_programs(&mut self, directory: &Path) {
+        self.programs = Some(directory.to_owned());
+    }
+
+    /// Asks the control API without loomctl; gives the answer's body.
+    #[track_caller]
+    pub fn control(&self, method: &str, path: &str) -> Value {
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(self.path().join("run/control.sock")).expect("loomd listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a valid time");
+        let ask = format!("{method} {path} HTTP/1.1\r\nhost: loom\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(ask.as_bytes()).expect("loomd reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("loomd answers");
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        serde_json::from_str(body).unwrap_or_else(|why| panic!("{method} {path}: {why}: {answer}"))
+    }
+
     /// Directories and a ready supervisor.
     pub fn start() -> Self {
         let mut loom = Self::new();
@@ -173,7 +195,10 @@ impl Loom {
     fn command(&self, name: &str) -> Command {
         let path = match &self.user {
             Some((_, programs)) => programs.join(name),
-            None => program(name),
+            None => match self.programs.as_ref().map(|programs| programs.join(name)).filter(|path| path.exists()) {
+                Some(path) => path,
+                None => program(name),
+            },
         };
         let mut command = match &self.journal {
             Some(directory) if name == "loomd" => journald::with_sockets_in_place(directory, &path),

@@ -23,6 +23,25 @@ pub fn point(name: &'static str) {
     }
 }
 
+/// Passes a place where a program that has just taken over can be made unwell: `LOOM_TROUBLE=<name>=abort`, `panic`, `exit`
+/// or `hang`.
+pub fn trouble(name: &'static str) {
+    let Ok(wanted) = std::env::var("LOOM_TROUBLE") else { return };
+    match wanted.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) {
+        Some("abort") => std::process::abort(),
+        Some("panic") => panic!("made to panic by LOOM_TROUBLE"),
+        Some("hang") => loop {
+            std::thread::park();
+        },
+        Some(_) | None => {}
+    }
+}
+
+/// Whether a place is to fail in its own way: `LOOM_TROUBLE=<name>=fail`.
+pub fn fails(name: &'static str) -> bool {
+    std::env::var("LOOM_TROUBLE").is_ok_and(|wanted| wanted == format!("{name}=fail"))
+}
+
 fn wanted() -> Option<(String, AtomicU32)> {
     let text = std::env::var("LOOM_FAULT").ok().filter(|text| !text.is_empty())?;
     let (name, times) = match text.rsplit_once(':') {

@@ -12,6 +12,7 @@
 
 mod sys;
 
+use crate::fault;
 use loom_core::ids::UnitId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,6 +74,10 @@ pub fn receive() -> Result<Carried, String> {
     let (Some(handover), old) = (take(HANDOVER)?, take(OLD_PROGRAM)?) else { return Ok(Carried::default()) };
     if let Some(old) = old {
         arm(old, handover)?;
+        fault::trouble("reexec.armed");
+        if fault::fails("reexec.armed") {
+            return Err("made to fail by LOOM_TROUBLE".to_owned());
+        }
     }
     let document = read(handover)?;
     // Until we are well, the originals stay open for the program that we may come back to.

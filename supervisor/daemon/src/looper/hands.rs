@@ -52,6 +52,17 @@ impl Records for Store {
             stored.map_err(|error| whole(&error))
         })
     }
+
+    fn keep(&self, report: CrashReport) {
+        let store = self.clone();
+        tokio::spawn(async move {
+            let (unit, run) = (report.unit.clone(), report.run);
+            match store.crash_put(report).await {
+                Ok(()) => tracing::warn!(%unit, %run, "kept a crash report: see `loomctl crashes {unit}`"),
+                Err(error) => tracing::error!(%unit, %run, error = whole(&error), "cannot keep a crash report"),
+            }
+        });
+    }
 }
 
 /// An error with its causes, on one line.

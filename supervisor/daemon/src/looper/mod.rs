@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod clock;
+mod crash;
 pub mod feed;
 pub mod hands;
 pub mod library;
@@ -14,6 +15,7 @@ pub mod upward;
 
 use crate::fault;
 use crate::process::{Room, RunEnd, Spawned};
+use loom_api::view::CrashReport;
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
 use loom_core::lifecycle::{
@@ -53,6 +55,8 @@ pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub trait Records: Send + Sync + 'static {
     /// Answers once the records outlive loomd's death; with `on_disk` once they, and all before, outlive the machine's.
     fn put(&self, records: Vec<(UnitId, Record)>, on_disk: bool) -> Later<Result<(), String>>;
+    /// Keeps a crash report, in the background; a failure is logged.
+    fn keep(&self, report: CrashReport);
 }
 
 /// Who else must know of runs: bus, agents, tools. Nothing here waits.
@@ -371,7 +375,11 @@ impl Looper {
                 }
                 Effect::EndControl { unit, run, control } => self.room.end_control(&unit, run, control),
                 Effect::SignalAll { unit, run, signal } => self.room.signal_all(&unit, run, signal),
-                Effect::Leaving { .. } | Effect::Report { .. } | Effect::SetAside { .. } => {}
+                Effect::Leaving { .. } | Effect::SetAside { .. } => {}
+                Effect::Report { unit, run, result, exit, error } => {
+                    let account = self.room.account(&unit);
+                    self.records.keep(crash::report(crash::Ended { unit, run, result, exit, error }, account));
+                }
                 Effect::Inspect { unit, run } => self.room.inspect(&unit, run),
                 Effect::Freeze { unit, run, frozen } => self.room.freeze(&unit, run, frozen),
                 Effect::Say { unit, run, said } => {
@@ -533,6 +541,8 @@ mod tests {
             self.has.lock().unwrap().extend(records);
             Box::pin(async { Ok(()) })
         }
+
+        fn keep(&self, _: CrashReport) {}
     }
 
     struct Nobody;
