@@ -4,6 +4,7 @@ use loom_tests::{LIMIT, Loom, descriptors, lives, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Agents of the storm.
@@ -113,12 +114,14 @@ fn ten_thousand_restarts_leave_memory_descriptors_and_store_flat() {
             if run >= runs { Ok(()) } else { Err(format!("run {run}\n{}", loom.daemon_words())) }
         });
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
-        (descriptors(pid).len(), threads, resident(pid), size_of(&store))
+        (descriptors(pid), threads, resident(pid), size_of(&store))
     };
     let warm = look(RESTARTS / 5);
     let last = look(RESTARTS);
-    eprintln!("descriptors, threads, resident KiB, store bytes: {warm:?} then {last:?}");
-    assert!(last.0 <= warm.0 + 3, "descriptors: {} became {}", warm.0, last.0);
+    eprintln!("threads, resident KiB, store bytes: {:?} then {:?}", (warm.1, warm.2, warm.3), (last.1, last.2, last.3));
+    // How many tables the database has open follows its own rhythm, and has a limit of its own.
+    let of_loomd = |all: &BTreeMap<i32, String>| all.values().filter(|path| !path.contains("/store/")).count();
+    assert!(of_loomd(&last.0) <= of_loomd(&warm.0) + 1, "descriptors: {:?} became {:?}", warm.0, last.0);
     assert!(last.1 <= warm.1 + 2, "threads: {} became {}", warm.1, last.1);
     assert!(last.2 <= warm.2 + 8 * 1024, "resident: {} KiB became {}", warm.2, last.2);
     assert!(last.3 <= warm.3 + (16 << 20), "store: {} bytes became {}", warm.3, last.3);

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from . import errors, logs, testing
     from .agent import Agent
     from .context import Context, Event, State, Versioned
-    from .errors import LoomError
+    from .errors import LoomError, RetryLater
     from .memory import Conversation, Turn
     from .models import Done, Message, Model, Retrying, StreamEvent, Text, Usage
 
@@ -47,6 +47,7 @@ _HOMES = {
     "Retrying": "models",
     "Usage": "models",
     "LoomError": "errors",
+    "RetryLater": "errors",
 }
 _MODULES = ("errors", "logs", "testing")
 
@@ -66,6 +67,7 @@ __all__ = [  # noqa: RUF022 — in the order in which one meets them
     "Retrying",
     "Usage",
     "LoomError",
+    "RetryLater",
     "errors",
     "logs",
     "testing",

@@ -88,6 +88,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     previous: Previous = Previous()
     notify_socket: str = ""
     watchdog_us: int = 0
+    #: How long the work may stand still, where that is watched.
+    progress_us: int = 0
+    #: Whether what models cost is counted against the unit's ``[budget]``.
+    budget: bool = False
     log: str = "stderr"
 
 
@@ -123,6 +127,8 @@ def read_environment(env: Mapping[str, str]) -> Environment:
         ),
         notify_socket=env.get("NOTIFY_SOCKET", ""),
         watchdog_us=_number("WATCHDOG_USEC", env, default=0),
+        progress_us=_number("LOOM_PROGRESS_USEC", env, default=0),
+        budget=env.get("LOOM_BUDGET") == "1",
         log=env.get("LOOM_LOG", "stderr"),
     )
 

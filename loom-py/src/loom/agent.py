@@ -4,8 +4,8 @@ Job: handlers by topic, and the life of the process: hello, on_start, ready, del
 May touch: `wire`, the notify socket, this process's signals. Keeps: a handler's exception is the end of its delivery
 and of nothing else; no delivery comes before on_start has ended; CancelledError is never swallowed.
 
-Exit status: 0 stopped when asked, 1 on_start failed, 75 no supervisor within the limit (a restart may help),
-78 wrong token, stale run, topic not granted, not started by loomd (a restart cannot help).
+Exit status: 0 stopped when asked, 1 on_start failed, 75 no supervisor within the limit, or `RetryLater` (a later start
+may help), 78 wrong token, stale run, topic not granted, not started by loomd (a restart cannot help).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import math
 import os
 import signal
 import sys
@@ -21,10 +22,11 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from . import __version__, _environment, _notify, wire
+from . import __version__, _environment, _notify, _stacks, wire
 from ._environment import Environment, Profile
+from ._progress import Progress
 from .context import Context, Event, Runtime, event_of
-from .errors import BusError, LoomError, StartError, SupervisorGone
+from .errors import BusError, LoomError, RateLimited, RetryLater, StartError, SupervisorGone
 
 if typing.TYPE_CHECKING:
     from .models import Model
@@ -102,7 +104,10 @@ class Agent:
         return register
 
     def on_start(self, hook: H) -> H:
-        """Runs after the connection stands and before anything is delivered; raising ends the process with 1."""
+        """Runs after the connection stands and before anything is delivered; raising ends the process with 1.
+
+        `RetryLater` ends it with 75, as does `RateLimited` of a model that says when to ask again.
+        """
         self._start.append(hook)
         return hook
 
@@ -123,9 +128,10 @@ class Agent:
         from . import logs
 
         logs.install(unit=environment.unit, run=environment.run, destination=environment.log)
+        _stacks.keep(os.environ)
         try:
             asyncio.run(self.run(environment, signals=True))
-        except SupervisorGone as error:
+        except (SupervisorGone, RetryLater) as error:
             return _fatal(error, EX_TEMPFAIL)
         except StartError as error:
             return _fatal(error, EX_CONFIG)
@@ -144,6 +150,7 @@ class Agent:
         Raises:
             SupervisorGone: The connection ended and did not come back within the limit.
             StartError: The supervisor refused this process.
+            RetryLater: A hook or handler raised it; everything else has ended in order.
         """
         running = _Running(self, environment, models or {})
         self._running = running
@@ -165,6 +172,9 @@ class _Running:
         self._agent = agent
         self._environment = environment
         self._notifier = _notify.Notifier(environment.notify_socket)
+        self._progress = Progress(self._notifier, environment.progress_us)
+        self._later: RetryLater | None = None
+        self._interrupted: set[str] = set()  # deliveries whose handlers were cancelled for standing still
         self._credentials = _environment.Credentials(environment.config.credentials)
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
@@ -192,6 +202,7 @@ class _Running:
             previous=environment.previous,
             default_model=agent._model,
             make_model=self._model,
+            made_progress=self._progress.made,
         )
         self._runtime.models.update(models)
 
@@ -200,6 +211,7 @@ class _Running:
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.drain, None)
+            loop.add_signal_handler(signal.SIGUSR1, self._interrupt)
         lost: asyncio.Task[None] | None = None
         heart: asyncio.Task[None] | None = None
         try:
@@ -207,21 +219,37 @@ class _Running:
             await self._session.open()
             lost = asyncio.create_task(self._session.lost(), name="loom-lost")
             self._notifier.say("STATUS=starting")
-            await self._hooks(self._agent._start)
+            try:
+                await self._hooks(self._agent._start)
+            except RateLimited as limited:
+                if limited.retry_after is None:
+                    raise
+                raise RetryLater(limited.retry_after, str(limited)) from limited
             await self._session.receive([handler.topic for handler in self._agent._handlers])
             self._notifier.say("READY=1", "STATUS=waiting for events")
+            if not self._tasks:
+                self._progress.rests()
             heart = asyncio.create_task(self._beat(), name="loom-heartbeat")
             drained = asyncio.create_task(self._draining.wait())
             await asyncio.wait({lost, drained}, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
             if lost.done():
                 lost.result()  # raises
+            if self._later is not None:
+                self._say_later(self._later)
             self._notifier.say("STOPPING=1", "STATUS=stopping")
             self._session.stop_receiving()
             await self._finish(self._grace())
             await self._hooks(self._agent._stop)
+            if self._later is not None:
+                raise self._later
+        except RetryLater as later:
+            if later is not self._later:
+                self._say_later(later)
+            raise
         finally:
             await self._finish(0)
+            self._progress.close()
             for task in (lost, heart):
                 if task is not None:
                     task.cancel()
@@ -242,6 +270,18 @@ class _Running:
         if deadline is not None:
             self._drain_until = max(deadline - wire.now_ms(), 0) / 1000
         self._draining.set()
+
+    def _say_later(self, later: RetryLater) -> None:
+        self._notifier.say(
+            f"X_LOOM_RETRY_AFTER={math.ceil(later.after_s)}", f"STATUS={' '.join(str(later).split())[:200]}"
+        )
+
+    def _interrupt(self) -> None:
+        """The supervisor saw no progress for too long. Whoever still answers the event loop hears it here."""
+        _log.warning("no progress for too long: cancelling %d handlers", len(self._tasks))
+        self._interrupted.update(self._tasks)
+        for task in self._tasks.values():
+            task.cancel("no progress")
 
     def _grace(self) -> float:
         return self._agent._drain_grace if self._drain_until is None else self._drain_until
@@ -275,7 +315,12 @@ class _Running:
     def _model(self, name: str, profile: Profile) -> Model:
         from .models import open_model  # HTTP comes with the first model, not with `import loom`
 
-        return open_model(name, profile, self._credentials)
+        model = open_model(name, profile, self._credentials)
+        if not self._environment.budget:
+            return model
+        from .models.counted import Counted
+
+        return Counted(model, lambda tokens: self._notifier.say(f"X_LOOM_TOKENS={tokens}"))
 
     # ---- deliveries
 
@@ -286,6 +331,7 @@ class _Running:
         if handler is None:
             self._nack(delivery, f"{self._environment.unit} has no handler for `{topic}`")
             return
+        self._progress.begins()
         task = asyncio.get_running_loop().create_task(self._handle(handler, message, delivery), name=f"loom-{topic}")
         self._tasks[delivery] = task
         if message.header.get("replyto"):
@@ -295,6 +341,9 @@ class _Running:
     def _forget(self, delivery: str) -> None:
         self._tasks.pop(delivery, None)
         self._asked.discard(delivery)
+        self._interrupted.discard(delivery)
+        if not self._tasks:
+            self._progress.rests()
 
     def _on_cancel(self, delivery: str, reason: str) -> None:
         # A new loomd says it of everything that it does not know; what was only told is worked off all the same.
@@ -314,9 +363,18 @@ class _Running:
                 self._session.settle("1R", delivery, {"about": delivery}, wire.json_bytes(result))
             else:
                 self._ack(message, delivery)
+            self._progress.made()
         except asyncio.CancelledError:
-            self._nack(delivery, "cancelled")
+            stood_still = delivery in self._interrupted
+            self._nack(delivery, "cancelled: it made no progress for too long" if stood_still else "cancelled")
             raise
+        except RetryLater as later:
+            _log.warning("`%s` asks to be started again in %g s: %s", handler.topic, later.after_s, later)
+            self._nack(delivery, str(later))
+            if self._later is None or later.after_s > self._later.after_s:
+                self._later = later
+            if not self._draining.is_set():
+                self.drain(None)
         except BusError as error:
             _log.error("`%s` from %s: %s", handler.topic, message.header.get("source"), error)
             self._nack(delivery, str(error))

@@ -69,10 +69,12 @@ class Runtime:
         previous: Previous,
         default_model: str | None,
         make_model: Callable[[str, Profile], Model],
+        made_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self.unit, self.run, self.session = unit, run, session
         self.config, self.previous = config, previous
         self._default_model, self._make_model = default_model, make_model
+        self.made_progress = made_progress
         self.models: dict[str, Model] = {}
         self.log = logging.getLogger(f"loom.agent.{unit}")
 
@@ -113,7 +115,10 @@ class Context:
 
     @property
     def previous(self) -> Previous:
-        """How the run before ended."""
+        """How the run before ended: `result` and `exit` as `loomctl status` has them, and the number of `restarts`.
+
+        With it an agent can resume instead of beginning again; what it worked on is in its `state`.
+        """
         return self._runtime.previous
 
     @property
@@ -128,6 +133,14 @@ class Context:
             BadEnvironment: There is no such profile.
         """
         return self._runtime.model(name)
+
+    def made_progress(self) -> None:
+        """Says that the work moves, where the unit's ``[watchdog] progress`` watches that; else does nothing.
+
+        For long work that neither publishes nor calls a tool: both count by themselves, as does the end of a handler.
+        May be called often and from any thread: the supervisor is told once a second at most.
+        """
+        self._runtime.made_progress()
 
     async def emit(
         self,
@@ -173,6 +186,7 @@ class Context:
         *,
         type: str = "",
         timeout: float = REQUEST_TIMEOUT_S,
+        key: str | None = None,
         on_progress: Callable[[Json], None] | None = None,
     ) -> Json:
         """Asks whoever listens on a topic and returns the answer; safe inside a handler, at any depth.
@@ -180,11 +194,14 @@ class Context:
         Args:
             topic: Such as ``"unit.search.find"``; the unit's ``[bus] request`` must grant it.
             timeout: Seconds. Inside a request it is cut to what the own caller still waits.
+            key: The event's id. Asking again with the same key is asking the same, so that a request which ends its
+                receiver again and again is found out.
             on_progress: Gets each progress value that the receiver sends on the way. Some may be lost.
 
         Raises:
             NoReceiver: Nobody listens there.
             ReceiverFailed: The receiver refused, raised or died; the text has its reason.
+            Poisoned: This event (by its ``key``) ended several runs of the receiver, which gets it no more.
             DeadlineExceeded: No answer in time. The receiver is told to stop.
             TopicRefused: The unit file does not grant it.
         """
@@ -193,7 +210,7 @@ class Context:
         deadline = now + int(timeout * 1000)
         if self._event is not None and self._event.deadline is not None:
             deadline = min(deadline, self._event.deadline)
-        header = {**self._header(topic, type or topic), "deadline": deadline}
+        header = {**self._header(topic, type or topic, id_=key), "deadline": deadline}
 
         def progress(data: bytes) -> None:
             if on_progress is not None:

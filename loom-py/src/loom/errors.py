@@ -19,6 +19,7 @@ LoomError
 │   ├── TopicRefused          the unit's [bus] does not grant it
 │   ├── NoReceiver            nobody answers on that topic
 │   ├── ReceiverFailed        the receiver refused, failed or died
+│   ├── Poisoned              this event ended several runs of its receiver, which gets it no more
 │   ├── DeadlineExceeded      no answer in time
 │   ├── Busy                  a queue is full
 │   └── SupervisorGone        the connection ended and did not come back
@@ -26,15 +27,17 @@ LoomError
 │   ├── Fenced                a newer run of this unit writes now
 │   ├── Conflict              another version is stored; `version` has it
 │   └── TooLarge              key or value over the limit
-└── StartError            this process cannot be an agent as it was started
-    ├── BadEnvironment        a LOOM_… variable or descriptor is missing or unreadable
-    └── Rejected              the supervisor turned HELLO down; `code` says why
+├── StartError            this process cannot be an agent as it was started
+│   ├── BadEnvironment        a LOOM_… variable or descriptor is missing or unreadable
+│   └── Rejected              the supervisor turned HELLO down; `code` says why
+└── RetryLater            yours to raise: ends this run in order, and the next begins no sooner than `retry_after`
 
 Each says in its text what failed, on what and what to do; `retry` whether asking again can help; `retry_after` when.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 Retry = Literal["never", "later", "now"]
@@ -142,6 +145,10 @@ class ReceiverFailed(BusError):
     pass
 
 
+class Poisoned(BusError):
+    pass
+
+
 class DeadlineExceeded(BusError):
     retry = "later"
 
@@ -187,11 +194,33 @@ class Rejected(StartError):
     pass
 
 
+class RetryLater(LoomError):
+    """Raise it in a hook or a handler when nothing can be done for a while: a quota is spent, a provider says 429.
+
+    The agent ends in order with exit status 75: other handlers get their grace time, the event in hand is refused. The
+    supervisor starts it again no sooner than `after_s` from then, and counts no failure.
+
+    Args:
+        after_s: Seconds, rounded up; capped by the unit's ``restart.retry_after_max``.
+        message: For people: what has to pass.
+    """
+
+    retry = "later"
+
+    def __init__(self, after_s: float, message: str = "") -> None:
+        if not 0 <= after_s < math.inf:
+            raise ValueError(f"after_s={after_s!r}: a number of seconds from 0 on")
+        super().__init__(message or f"asked to be started again in {after_s:g} s", retry_after=after_s)
+        #: Seconds.
+        self.after_s = after_s
+
+
 _BUS: dict[str, type[BusError]] = {
     "denied": TopicRefused,
     "revoked": TopicRefused,
     "no-receiver": NoReceiver,
     "unit-failed": ReceiverFailed,
+    "poisoned": Poisoned,
     "deadline": DeadlineExceeded,
     "busy": Busy,
     "too-many": Busy,

@@ -714,6 +714,26 @@ pub struct AuditRecord {
     pub result_bytes: Option<u64>,
 }
 
+/// An event that a unit is spared, because several of its runs in a row ended with it in hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeadLetter {
+    pub unit: UnitId,
+    /// The last run that it ended.
+    pub run: RunId,
+    /// The event's id.
+    pub id: String,
+    /// When it was set aside: milliseconds since the epoch.
+    pub time: u64,
+    /// Empty where the event itself was not there any more.
+    pub topic: String,
+    /// Who sent it.
+    pub source: String,
+    /// The first 16 KiB of its data.
+    pub data: String,
+    /// The length of its data as it was sent.
+    pub data_bytes: u64,
+}
+
 /// Answer of `loomctl audit`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {

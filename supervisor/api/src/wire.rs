@@ -204,6 +204,10 @@ codes! {
     AlreadyConnected = "already-connected" Later;
     /// REJECT: no version in common.
     Version = "version" Never;
+    /// What the unit may use up is used up; the message says until when.
+    BudgetExhausted = "budget-exhausted" Later;
+    /// That event ended several runs of its receiver in a row and is delivered to it no more.
+    Poisoned = "poisoned" Never;
     /// Tools: unknown, or not in this agent's list.
     ToolNotFound = "tool-not-found" Never;
     /// Tools: names the JSON pointer and what was expected.

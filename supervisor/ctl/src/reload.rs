@@ -50,7 +50,12 @@ pub fn apply(context: &Context, dry_run: bool) -> Result<u8, Refusal> {
 pub fn daemon_reexec(context: &Context) -> Result<u8, Refusal> {
     let client = &context.client;
     let before = context.ask(client.status(Nothing {}))?.supervisor;
-    context.ask(client.daemon_reexec(Nothing {}))?;
+    match context.ask(client.daemon_reexec(Nothing {})) {
+        // The process may be another before its answer is out.
+        Ok(_) => {}
+        Err(refusal) if refusal.code == Refusal::CUT_SHORT => {}
+        Err(refusal) => return Err(refusal),
+    }
     let end = Instant::now() + REEXEC_LIMIT;
     let after = context.ask(async {
         loop {

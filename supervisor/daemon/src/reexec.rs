@@ -22,7 +22,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -165,16 +165,25 @@ pub fn program() -> io::Result<PathBuf> {
 }
 
 /// Tries a program: with our own arguments and environment it must say that it would start.
-pub fn check(program: &Path, store_schema: u32) -> Result<(), String> {
+/// `make` starts the child so that nobody else reaps it.
+pub fn check(
+    program: &Path,
+    store_schema: u32,
+    make: impl FnOnce(&mut Command) -> io::Result<Child>,
+) -> Result<(), String> {
     let name = program.display();
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(std::env::args_os().skip(1))
         .arg(format!("--check={store_schema}"))
+        // What we were handed ourselves is nothing for it.
+        .env_remove(HANDOVER)
+        .env_remove(OLD_PROGRAM)
+        .env_remove(FAILED)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot run {name}: {error}"))?;
+        .stderr(Stdio::piped());
+    let mut child = make(&mut command).map_err(|error| format!("cannot run {name}: {error}"))?;
     let until = Instant::now() + CHECK_LIMIT;
     let status = loop {
         match child.try_wait() {

@@ -4,6 +4,7 @@
 //! May touch: both. Keeps: a run is expected before it can connect, and ends in both at once.
 
 use crate::agents::{self, AgentHost, Roster};
+use crate::bus::aside::Letter;
 use crate::bus::{BoxFuture, Broker, BusAnswer, BusError, PeerCheck, Sessions};
 use bytes::Bytes;
 use loom_api::wire::{Hello, Message, Previous, WireError};
@@ -12,7 +13,7 @@ use loom_core::topic::BadTopic;
 use loom_core::unit;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// The bus with its agents. A clone speaks to the same one.
@@ -87,6 +88,26 @@ impl Bus {
     pub fn end_run(&self, unit: &UnitId, run: RunId) {
         self.sessions.roster.end_run(unit, run);
         self.broker.end_run(unit, run);
+    }
+
+    /// Ids of what the run was given and has not settled.
+    pub fn in_hand(&self, unit: &UnitId, run: RunId) -> Vec<String> {
+        self.broker.in_hand(unit, run)
+    }
+
+    /// The unit does not get that event any more; what is kept of it, if the run that ended last had it in hand.
+    pub fn set_aside(&self, unit: &UnitId, id: &str) -> Option<Letter> {
+        self.broker.set_aside(unit, id)
+    }
+
+    /// These units are about to go down and get no new request until their next run.
+    pub fn leaving(&self, units: &[UnitId]) {
+        self.broker.leaving(units);
+    }
+
+    /// When the run last published, asked, answered or called a tool.
+    pub fn moved(&self, unit: &UnitId, run: RunId) -> Option<Instant> {
+        self.broker.moved(unit, run)
     }
 
     /// Whether a run of the unit is connected.

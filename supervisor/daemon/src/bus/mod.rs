@@ -5,6 +5,7 @@
 //! Keeps: nothing waits behind one peer's socket; what the bus holds is bounded per unit; one task sleeps until the
 //! next deadline, and nothing wakes while nothing is due.
 
+pub mod aside;
 pub mod door;
 pub mod router;
 mod sys;
@@ -243,6 +244,27 @@ impl Broker {
         self.shared.with(|router, _| router.end_run(unit, Some(run)));
     }
 
+    /// Ids of what the run was given and has not settled. Realtime events are not among them: nobody settles those.
+    pub fn in_hand(&self, unit: &UnitId, run: RunId) -> Vec<String> {
+        self.shared.with(|router, _| router.in_hand(unit, run))
+    }
+
+    /// From now on the unit does not get the event with that id, whoever sends it: a request is answered `poisoned`. Says what
+    /// is kept of the event, if the run that ended last had it in hand.
+    pub fn set_aside(&self, unit: &UnitId, id: &str) -> Option<aside::Letter> {
+        self.shared.with(|router, _| router.set_aside(unit, id))
+    }
+
+    /// These units are about to go down: until their next run requests go to others, or get `no-receiver`.
+    pub fn leaving(&self, units: &[UnitId]) {
+        self.shared.with(|router, _| router.leaving(units));
+    }
+
+    /// When the run last published, asked, answered or called a tool.
+    pub fn moved(&self, unit: &UnitId, run: RunId) -> Option<Instant> {
+        self.shared.with(|router, _| router.moved(unit, run))
+    }
+
     /// Whether a run of the unit is connected.
     pub fn connected(&self, unit: &UnitId) -> bool {
         self.shared.with(|router, _| router.live(unit).is_some())
@@ -324,7 +346,7 @@ fn now() -> Now {
 }
 
 /// Ms since the epoch as CloudEvents' `time`.
-fn rfc3339(ms: u64) -> String {
+pub fn rfc3339(ms: u64) -> String {
     let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
     // Years of 365.2425 days that begin in March, so that a leap day is a year's last.
     let days = days + 719_468;

@@ -7,6 +7,7 @@
 //! broker stamps who sent what.
 
 use super::BusAnswer;
+use super::aside::{Aside, InHand, Letter};
 use bytes::Bytes;
 use loom_api::wire::{
     self, Ack, CancelReason, Cancelled, Class, Code, Credit, Done, Durability, Header, Message, Nack, Op, Outcome,
@@ -47,6 +48,8 @@ pub const RETURN_WAIT: Duration = Duration::from_secs(10);
 pub const RETURN_MAX: usize = 64;
 /// Never given to a connection: where a request is that waits for its receiver to come.
 const NOWHERE: ConnId = ConnId(0);
+/// Deliveries of a run that were taken back and that it has not settled yet; beyond it the oldest is forgotten.
+const LOOSE_MAX: usize = 64;
 /// How often an event may be passed on.
 pub const HOPS_MAX: u8 = 16;
 /// Deliveries of a unit that are remembered to recognise what they caused.
@@ -57,6 +60,8 @@ const TAKE_BYTES: usize = 256 * 1024;
 /// A denial of the same unit, verb and topic is logged once per this time.
 const DENIAL_LOG: Duration = Duration::from_secs(60);
 const DENIALS_REMEMBERED: usize = 256;
+/// When to ask again whoever is about to go down with its group.
+const LEAVING_RETRY_MS: u64 = 1000;
 /// The `<u>` of people who ask by the control API.
 const PEOPLE: &str = "ctl";
 /// What only the broker writes into an event.
@@ -128,6 +133,8 @@ pub struct Router {
     nonce: String,
     denials: HashMap<(UnitId, &'static str, String), Instant>,
     counters: Counters,
+    /// What is delivered to a unit no more. Kept while the unit has no door.
+    aside: HashMap<UnitId, Aside>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,6 +156,14 @@ struct Unit {
     causes: VecDeque<Cause>,
     /// A run that lives and is not ready to receive yet.
     awaited: Option<Awaited>,
+    /// When its run last did something that shows that its work moves.
+    moved: Option<Instant>,
+    /// Its run is about to go down with its group, so it gets no new request.
+    leaving: bool,
+    /// What the run may still work on though nobody waits for it.
+    loose: BTreeMap<u64, Arc<Event>>,
+    /// What the run that ended last had in hand.
+    died_with: InHand,
 }
 
 /// A run that is expected on the bus.
@@ -272,6 +287,7 @@ impl Router {
             nonce: format!("{nonce:x}"),
             denials: HashMap::new(),
             counters: Counters::default(),
+            aside: HashMap::new(),
         }
     }
 
@@ -300,6 +316,10 @@ impl Router {
             held: BTreeMap::new(),
             causes: VecDeque::new(),
             awaited: None,
+            moved: None,
+            leaving: false,
+            loose: BTreeMap::new(),
+            died_with: InHand::default(),
         });
         entry.grants = grants.clone();
         let Some(conn_id) = entry.live else { return };
@@ -332,6 +352,8 @@ impl Router {
         self.fail_awaited(unit, None);
         if let Some(entry) = self.units.get_mut(unit) {
             entry.awaited = Some(Awaited { run, until: now.at + RETURN_WAIT, requests: BTreeMap::new() });
+            entry.leaving = false;
+            entry.died_with = InHand::default();
         }
     }
 
@@ -354,9 +376,12 @@ impl Router {
         for (number, event) in awaited.requests {
             self.due.retain(|(_, due)| *due != Due::Return(number));
             let Some(topic) = self.open.get(&number).map(|open| open.topic.clone()) else { continue };
-            let Some((conn_id, subs)) = self.least_busy(&topic) else {
-                self.end(number, End::Failed(nobody(&topic)));
-                continue;
+            let (conn_id, subs) = match self.receiver(&topic, &event) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.end(number, End::Failed(error));
+                    continue;
+                }
             };
             let conn = self.conns.get_mut(&conn_id).expect("found with the receivers");
             if conn.is_full(&event) {
@@ -375,7 +400,8 @@ impl Router {
     fn awaited(&self, topic: &Topic, now: Now) -> Option<&UnitId> {
         let mut segments = topic.segments();
         let (Some("unit"), Some(mailbox)) = (segments.next(), segments.next()) else { return None };
-        let is_awaited = |entry: &Unit| entry.awaited.as_ref().is_some_and(|awaited| now.at < awaited.until);
+        let is_awaited =
+            |entry: &Unit| !entry.leaving && entry.awaited.as_ref().is_some_and(|awaited| now.at < awaited.until);
         let mut units = self.units.iter();
         units.find(|(_, entry)| entry.grants.mailbox() == mailbox && is_awaited(entry)).map(|(unit, _)| unit)
     }
@@ -426,6 +452,9 @@ impl Router {
         };
         let conn_id = ConnId(self.number());
         let entry = self.units.get_mut(unit).expect("found above");
+        if entry.run != run {
+            (entry.moved, entry.loose) = (None, BTreeMap::new());
+        }
         (entry.live, entry.run) = (Some(conn_id), run);
         self.conns.insert(
             conn_id,
@@ -504,10 +533,62 @@ impl Router {
         if let Some(conn) = entry.live {
             self.disconnect(conn);
         }
+        if let Some(entry) = self.units.get_mut(unit) {
+            // Whoever said goodbye has ended here before its process does.
+            let hand = InHand::of(entry.in_hand().map(|event| (&event.header, &event.data)));
+            if !hand.is_empty() {
+                entry.died_with = hand;
+            }
+            entry.loose = BTreeMap::new();
+        }
         self.fail_held(unit, &format!("`{unit}` ended before it answered"), |_| true);
         if let Some(entry) = self.units.get_mut(unit) {
             entry.causes = VecDeque::new();
         }
+    }
+
+    /// Ids of what the run was given and has not settled, in the order in which it got them.
+    pub fn in_hand(&self, unit: &UnitId, run: RunId) -> Vec<String> {
+        let entry = self.units.get(unit).filter(|entry| entry.run == run);
+        let ids: Vec<&str> = entry.into_iter().flat_map(|entry| entry.in_hand().map(Event::id)).collect();
+        let mut known = BTreeSet::new();
+        ids.into_iter().filter(|id| known.insert(*id)).map(str::to_owned).collect()
+    }
+
+    /// From now on the unit does not get that event. What is kept of it, if the run that ended last had it in hand.
+    pub fn set_aside(&mut self, unit: &UnitId, id: &str) -> Option<Letter> {
+        self.aside.entry(unit.clone()).or_default().add(id);
+        let entry = self.units.get_mut(unit)?;
+        let letter = entry.died_with.letter(id).cloned();
+        let waiting = entry.awaited.iter().flat_map(|awaited| &awaited.requests);
+        let same: Vec<u64> = waiting.filter(|(_, event)| event.id() == id).map(|(number, _)| *number).collect();
+        for number in same {
+            if let Some(awaited) = self.units.get_mut(unit).and_then(|entry| entry.awaited.as_mut()) {
+                awaited.requests.remove(&number);
+            }
+            self.due.retain(|(_, due)| *due != Due::Return(number));
+            self.end(number, End::Failed(poisoned(unit, id)));
+        }
+        letter
+    }
+
+    /// Whether the unit is spared that event.
+    fn is_spared(&self, unit: &UnitId, event: &Event) -> bool {
+        self.aside.get(unit).is_some_and(|aside| aside.holds(event.id()))
+    }
+
+    /// Their runs are about to go down: until their next run they get no new request.
+    pub fn leaving(&mut self, units: &[UnitId]) {
+        for unit in units {
+            if let Some(entry) = self.units.get_mut(unit) {
+                entry.leaving = true;
+            }
+        }
+    }
+
+    /// When the run last did something that shows that its work moves: a publish, a request, an answer, a call.
+    pub fn moved(&self, unit: &UnitId, run: RunId) -> Option<Instant> {
+        self.units.get(unit).filter(|entry| entry.run == run)?.moved
     }
 
     fn fail_held(&mut self, unit: &UnitId, why: &str, which: impl Fn(u64) -> bool) {
@@ -633,9 +714,14 @@ impl Router {
     /// Does what a unit's message says.
     pub fn handle(&mut self, conn_id: ConnId, message: Message, now: Now) -> Next {
         let id = message.id().map(str::to_owned);
+        let moves_work = matches!(message.op, Op::Publish | Op::Request | Op::Reply | Op::Ack);
         let done = match message.op {
             Op::State | Op::Call if id.is_none() => Err(no_id(message.op)),
-            Op::State | Op::Call => return Next::Ask(message),
+            Op::State => return Next::Ask(message),
+            Op::Call => {
+                self.moves(conn_id, now);
+                return Next::Ask(message);
+            }
             Op::Goodbye => return Next::Close,
             Op::Publish => self.publish(conn_id, message, now),
             Op::Subscribe => self.subscribe(conn_id, &message, now).map(Some),
@@ -661,12 +747,22 @@ impl Router {
                 Err(WireError::new(Code::UnknownOp, format!("{op} ({}) is nothing to say after HELLO", op.code())))
             }
         };
+        if done.is_ok() && moves_work {
+            self.moves(conn_id, now);
+        }
         match done {
             Ok(None) => {}
             Ok(Some(answer)) => self.push_answer(conn_id, answer),
             Err(error) => self.push_answer(conn_id, error.about(id.as_deref())),
         }
         Next::Nothing
+    }
+
+    fn moves(&mut self, conn_id: ConnId, now: Now) {
+        let unit = self.conns.get(&conn_id).map(|conn| &conn.unit);
+        if let Some(entry) = unit.and_then(|unit| self.units.get_mut(unit)) {
+            entry.moved = Some(now.at);
+        }
     }
 
     fn conn(&mut self, conn_id: ConnId) -> Result<&mut Conn, WireError> {
@@ -777,7 +873,12 @@ impl Router {
 
     /// One copy per connection; batched: all of them or none.
     fn spread(&mut self, event: Arc<Event>, topic: &Topic, class: Class) -> Result<(), WireError> {
-        let receivers = self.receivers(topic);
+        let mut receivers = self.receivers(topic);
+        if !self.aside.is_empty() {
+            let all = receivers.len();
+            receivers.retain(|conn_id, _| !self.is_spared(&self.conns[conn_id].unit, &event));
+            self.counters.given_up += (all - receivers.len()) as u64;
+        }
         if class == Class::Batched
             && let Some(full) = receivers.keys().map(|conn_id| &self.conns[conn_id]).find(|conn| conn.is_full(&event))
         {
@@ -929,18 +1030,21 @@ impl Router {
         if left.is_zero() {
             return Err(WireError::new(Code::Deadline, format!("the deadline of the request to `{topic}` is over")));
         }
-        let receiver = self.least_busy(&topic);
-        let awaited = if receiver.is_none() { self.awaited(&topic, now).cloned() } else { None };
-        if receiver.is_none() && awaited.is_none() {
-            return Err(nobody(&topic));
-        }
+        let (receiver, awaited) = match self.receiver(&topic, &event) {
+            Ok(found) => (Some(found), None),
+            Err(error) => match self.awaited(&topic, now).cloned() {
+                Some(unit) if self.is_spared(&unit, &event) => return Err(poisoned(&unit, event.id())),
+                Some(unit) => (None, Some(unit)),
+                None => return Err(error),
+            },
+        };
         let number = self.number();
         let replyto = format!("{ROOT_REPLY}.{mailbox}.{}-{number}", self.nonce);
         event.header.insert("replyto".to_owned(), replyto.clone().into());
         event.header.insert("deadline".to_owned(), deadline_ms.into());
         // Beyond a clock's reach nothing is ever due.
         let due = now.at.checked_add(left).unwrap_or(now.at + Duration::from_secs(86_400 * 365));
-        let id = event.header.get("id").and_then(|id| id.as_str()).unwrap_or_default().to_owned();
+        let id = event.id().to_owned();
         let (conn, holder) = match (receiver, awaited) {
             (Some((conn_id, subs)), _) => {
                 let conn = self.conns.get_mut(&conn_id).expect("found with the receivers");
@@ -968,11 +1072,30 @@ impl Router {
         Ok(number)
     }
 
-    /// Who gets a request on that topic, with the subscriptions that match.
-    fn least_busy(&self, topic: &Topic) -> Option<(ConnId, Vec<String>)> {
-        self.receivers(topic).into_iter().min_by_key(|(conn_id, _)| {
+    /// Who gets that request, with the subscriptions that match: the least busy one.
+    fn receiver(&self, topic: &Topic, event: &Event) -> Result<(ConnId, Vec<String>), WireError> {
+        let (mut leaving, mut spared) = (None, None);
+        let mut receivers = self.receivers(topic);
+        receivers.retain(|conn_id, _| {
+            let unit = &self.conns[conn_id].unit;
+            if self.is_spared(unit, event) {
+                spared = Some(unit);
+                return false;
+            }
+            let leaves = self.units.get(unit).is_some_and(|entry| entry.leaving);
+            if leaves {
+                leaving = Some(unit);
+            }
+            !leaves
+        });
+        let found = receivers.into_iter().min_by_key(|(conn_id, _)| {
             let conn = &self.conns[conn_id];
             (conn.queue.len() + self.units.get(&conn.unit).map_or(0, |unit| unit.held.len()), *conn_id)
+        });
+        found.ok_or_else(|| match (leaving, spared) {
+            (Some(unit), _) => leaves(unit),
+            (None, Some(unit)) => poisoned(unit, event.id()),
+            (None, None) => nobody(topic),
         })
     }
 
@@ -980,7 +1103,9 @@ impl Router {
     fn settle(&mut self, conn_id: ConnId, name: &str) -> Option<(u64, Held)> {
         let delivery = self.delivery_number(name)?;
         let unit = &self.conns.get(&conn_id)?.unit;
-        let held = &mut self.units.get_mut(unit)?.held;
+        let entry = self.units.get_mut(unit)?;
+        entry.loose.remove(&delivery);
+        let held = &mut entry.held;
         if held.get(&delivery).is_none_or(|held| held.waits) {
             return None;
         }
@@ -1077,7 +1202,13 @@ impl Router {
             Some(delivery) => {
                 // From here on an answer is late; the unit owes nothing for it.
                 let live = self.units.get_mut(&holder).and_then(|unit| {
-                    unit.held.remove(&delivery);
+                    // It may work on all the same, and may die of it.
+                    if let Some(held) = unit.held.remove(&delivery).filter(|held| !held.waits) {
+                        unit.loose.insert(delivery, held.queued.event);
+                    }
+                    if unit.loose.len() > LOOSE_MAX {
+                        unit.loose.pop_first();
+                    }
                     unit.live
                 });
                 let name = format!("{}-{delivery}", self.nonce);
@@ -1165,6 +1296,22 @@ impl Router {
     }
 }
 
+impl Unit {
+    /// What its run was given and has not settled, in the order in which it got it.
+    fn in_hand(&self) -> impl Iterator<Item = &Event> {
+        let held =
+            self.held.iter().filter(|(_, held)| !held.waits).map(|(delivery, held)| (delivery, &held.queued.event));
+        let all: BTreeMap<&u64, &Arc<Event>> = held.chain(&self.loose).collect();
+        all.into_values().map(|event| &**event)
+    }
+}
+
+impl Event {
+    fn id(&self) -> &str {
+        self.header.get("id").and_then(|id| id.as_str()).unwrap_or_default()
+    }
+}
+
 impl Conn {
     fn push_answer(&mut self, answer: Message) {
         self.answers_bytes += answer.data_len() + 256;
@@ -1245,6 +1392,19 @@ fn no_id(op: Op) -> WireError {
 
 fn nobody(topic: &Topic) -> WireError {
     WireError::new(Code::NoReceiver, format!("nobody is subscribed to `{topic}`{}", hint(topic)))
+}
+
+fn leaves(unit: &UnitId) -> WireError {
+    let text = format!("`{unit}` is about to go down with its group and takes no new request; ask again later");
+    WireError::new(Code::NoReceiver, text).retry_after_ms(LEAVING_RETRY_MS)
+}
+
+fn poisoned(unit: &UnitId, id: &str) -> WireError {
+    let text = format!(
+        "the event `{id}` ended several runs of `{unit}` in a row (`poison_after` under [restart]), so it is delivered to it \
+         no more. Find out what in it `{unit}` cannot bear; then send it under another id"
+    );
+    WireError::new(Code::Poisoned, text)
 }
 
 /// Who might listen there.

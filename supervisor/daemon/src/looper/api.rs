@@ -30,15 +30,13 @@ use loom_core::machine::Machine;
 use loom_core::unit::problem::Severity;
 use loom_core::unit::{Catalogue, Standing, Unit, changed_keys, needs_restart};
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Who is named as cause of what comes over the control socket.
 const PERSON: &str = "person";
 
-/// Between an answer that is this loomd's last, and its leave.
-const ANSWER_LEAVES: Duration = Duration::from_millis(50);
 /// The last deaths that `status UNIT` shows.
 const DEATHS_SHOWN: usize = 5;
 
@@ -417,17 +415,26 @@ impl Api {
                 .because(cause)
                 .try_this("install a loomd that runs here, then try again")
         };
-        let tried = tokio::task::spawn_blocking(|| {
+        let children = self.peers.children();
+        let tried = tokio::task::spawn_blocking(move || {
             let program = reexec::program().map_err(|error| format!("cannot find loomd's own file: {error}"))?;
-            reexec::check(&program, SCHEMA_VERSION)
+            let mut tried = 0;
+            let make = |command: &mut Command| {
+                let (pid, child) = children.make(|| {
+                    let child = command.spawn()?;
+                    Ok((i32::try_from(child.id()).unwrap_or_default(), child))
+                })?;
+                tried = pid;
+                Ok(child)
+            };
+            let outcome = reexec::check(&program, SCHEMA_VERSION, make);
+            children.taken(tried);
+            outcome
         });
         tried.await.map_err(|error| refused(error.to_string()))?.map_err(refused)?;
+        // Whoever asked may see the connection end before this answer comes: it was accepted then, too.
         let asks = self.asks.clone();
-        // The answer leaves first: with this process goes its connection.
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWER_LEAVES).await;
-            let _ = asks.send(Ask::Reexec).await;
-        });
+        tokio::spawn(async move { asks.send(Ask::Reexec).await });
         Ok(Pong { version: VERSION, loomd: env!("CARGO_PKG_VERSION").to_owned(), pid: own_pid() })
     }
 }

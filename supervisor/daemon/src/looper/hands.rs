@@ -6,7 +6,7 @@
 use super::feed::{Feed, said_text};
 use super::{Audience, Change, Later, Records, clock};
 use crate::agents::{AgentHost, BoxFuture, StateAnswer, StateOp};
-use crate::bus::BusAnswer as Heard;
+use crate::bus::{BusAnswer as Heard, rfc3339};
 use crate::process::{Peers, WorkerDoor, WorkerProcess};
 use crate::store::{StateError, Store, StoreError};
 use crate::switchboard::Bus;
@@ -14,17 +14,19 @@ use crate::tools::{Audit, Tools, WorkerConn, WorkerSpawner};
 use loom_api::control::Lines;
 use loom_api::dirs::Dirs;
 use loom_api::view::{
-    AuditRecord, AuditView, BusAnswer, BusPublish, BusRequest, CrashReport, Published, Refusal, StateEntry, StateKeys,
-    VERSION,
+    AuditRecord, AuditView, BusAnswer, BusPublish, BusRequest, CrashReport, DeadLetter, Published, Refusal, StateEntry,
+    StateKeys, VERSION,
 };
 use loom_api::wire::{Code, Outcome, Previous, WireError};
-use loom_core::ids::{Kind, RunId, UnitId};
+use loom_core::fleet::Event;
+use loom_core::ids::{Kind, Millis, RunId, UnitId};
 use loom_core::lifecycle::{Identity, Record, Said};
-use loom_core::tools::ToolError;
+use loom_core::tools::{Outcome as ToolOutcome, ToolError};
 use loom_core::unit::{RunFacts, Unit};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Keys listed at most.
@@ -83,29 +85,92 @@ pub struct Wires {
     bus: Bus,
     tools: Tools,
     dirs: Dirs,
-    /// The settings that live runs were started with; what an agent may do goes by these until its restart.
+    store: Store,
     live: Live,
     doors: Arc<Mutex<BTreeSet<UnitId>>>,
     feed: Feed,
 }
 
-type Live = Arc<Mutex<BTreeMap<UnitId, Arc<Unit>>>>;
+type Live = Arc<Mutex<BTreeMap<UnitId, Arc<Living>>>>;
+
+/// A live run, as far as its calls go.
+struct Living {
+    run: RunId,
+    /// The settings that it was started with; what an agent may do goes by these until its restart.
+    unit: Unit,
+    /// Tool calls that are under way.
+    calls: AtomicU32,
+    /// When the last one ended, on the monotonic clock; 0: none has.
+    called: AtomicU64,
+    /// Until when its budget is used up, by the wall clock; 0: it is not.
+    exhausted_until: AtomicU64,
+}
+
+impl Living {
+    fn new(unit: Unit, run: RunId) -> Self {
+        let (calls, called, exhausted_until) = Default::default();
+        Self { run, unit, calls, called, exhausted_until }
+    }
+
+    /// Counts as progress until it is dropped: the tool's own timeout bounds it.
+    fn call(&self) -> Calling<'_> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Calling(self)
+    }
+
+    /// When a tool last did something for it.
+    fn called(&self) -> Option<Millis> {
+        if self.calls.load(Ordering::Relaxed) > 0 {
+            return Some(clock::monotonic());
+        }
+        Some(Millis(self.called.load(Ordering::Relaxed))).filter(|at| at.0 > 0)
+    }
+
+    /// Why it may not call a tool now, if its budget says so.
+    fn exhausted(&self) -> Option<WireError> {
+        let (until, now) = (self.exhausted_until.load(Ordering::Relaxed), clock::wall());
+        (now < until).then(|| {
+            let text = format!("the [budget] of `{}` is used up until {}", self.unit.id, rfc3339(until));
+            WireError::new(Code::BudgetExhausted, text).retry_after_ms(until - now)
+        })
+    }
+}
+
+struct Calling<'a>(&'a Living);
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.0.called.store(clock::monotonic().0, Ordering::Relaxed);
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Wires {
-    /// Starts bus and tools. Must be called within the runtime.
-    pub fn open(store: Store, peers: Peers, dirs: Dirs) -> Self {
+    /// Starts bus and tools. Must be called within the runtime. `events`: where the loop hears what of a budget was used.
+    pub fn open(store: Store, peers: Peers, dirs: Dirs, events: mpsc::Sender<Event>) -> Self {
         let live = Live::default();
         let workers = Workers { door: peers.worker_door() };
         let tools = Tools::new(Arc::new(AuditLog { store: store.clone() }), Arc::new(workers));
-        let host = Host { store, tools: tools.clone(), live: Arc::clone(&live) };
+        let host = Host { store: store.clone(), tools: tools.clone(), live: Arc::clone(&live), events };
         let bus = Bus::start(Arc::new(host), Arc::new(move |unit, pid| peers.belongs(unit, pid)));
-        Self { bus, tools, dirs, live, doors: Arc::default(), feed: Feed::default() }
+        match store.letter_list(None) {
+            Ok(letters) => letters.iter().for_each(|letter| drop(bus.set_aside(&letter.unit, &letter.id))),
+            Err(error) => tracing::error!(
+                error = whole(&error),
+                "cannot read which events were set aside: units may get again what ended them"
+            ),
+        }
+        Self { bus, tools, dirs, store, live, doors: Arc::default(), feed: Feed::default() }
+    }
+
+    fn living(&self, unit: &UnitId, run: RunId) -> Option<Arc<Living>> {
+        lock(&self.live).get(unit).filter(|living| living.run == run).cloned()
     }
 }
 
 impl Audience for Wires {
     fn begins(&self, unit: &Unit, run: RunId, facts: &RunFacts, identity: &Identity) -> Result<(), String> {
-        lock(&self.live).insert(unit.id.clone(), Arc::new(unit.clone()));
+        lock(&self.live).insert(unit.id.clone(), Arc::new(Living::new(unit.clone(), run)));
         if unit.id.kind() != Kind::Agent {
             return Ok(());
         }
@@ -118,8 +183,16 @@ impl Audience for Wires {
         Ok(())
     }
 
+    fn in_hand(&self, unit: &UnitId, run: RunId) -> Vec<String> {
+        self.bus.in_hand(unit, run)
+    }
+
     fn ends(&self, unit: &UnitId, run: RunId) {
-        lock(&self.live).remove(unit);
+        let mut live = lock(&self.live);
+        if live.get(unit).is_some_and(|living| living.run == run) {
+            live.remove(unit);
+        }
+        drop(live);
         self.bus.end_run(unit, run);
         let (tools, unit) = (self.tools.clone(), unit.clone());
         tokio::spawn(async move { tools.end_unit(&unit).await });
@@ -132,10 +205,52 @@ impl Audience for Wires {
     }
 
     fn said(&self, unit: &UnitId, run: RunId, said: &Said) {
+        if let Said::BudgetExhausted { until, .. } = said
+            && let Some(living) = self.living(unit, run)
+        {
+            living.exhausted_until.store(*until, Ordering::Relaxed);
+        }
         self.feed.said(unit, run, said);
+        let mut data = said_facts(said);
+        data.insert("text".into(), said_text(said).into());
+        data.insert("unit".into(), unit.to_string().into());
+        data.insert("run".into(), run.0.into());
+        let data = serde_json::Value::Object(data).to_string();
         let topic = format!("loom.unit.{}", said.word());
-        let data = serde_json::json!({"unit": unit, "run": run, "text": said_text(said)}).to_string();
-        self.bus.publish_as_loomd(&topic, data.into()).expect("the words of `Said` are well formed");
+        self.bus.publish_as_loomd(&topic, data.into()).expect("each word fits in a topic");
+    }
+
+    fn watched(&self) -> Vec<(UnitId, RunId)> {
+        let live = lock(&self.live);
+        let watched = live.iter().filter(|(_, living)| living.unit.watchdog.progress.is_some());
+        watched.map(|(unit, living)| (unit.clone(), living.run)).collect()
+    }
+
+    fn last_progress(&self, unit: &UnitId, run: RunId) -> Option<Millis> {
+        let called = self.living(unit, run)?.called();
+        // Both are CLOCK_MONOTONIC; only the standard library's moment does not show its number.
+        let moved = self.bus.moved(unit, run).map(|at| clock::monotonic() - ago(at));
+        called.max(moved)
+    }
+
+    fn set_aside(&self, unit: &UnitId, run: RunId, work: &str) -> Later<Result<(), String>> {
+        let known = self.bus.set_aside(unit, work);
+        let letter = DeadLetter {
+            unit: unit.clone(),
+            run,
+            id: work.to_owned(),
+            time: clock::wall(),
+            topic: known.as_ref().map(|known| known.topic.clone()).unwrap_or_default(),
+            source: known.as_ref().map(|known| known.source.clone()).unwrap_or_default(),
+            data: known.as_ref().map(|known| String::from_utf8_lossy(&known.data).into_owned()).unwrap_or_default(),
+            data_bytes: known.map_or(0, |known| known.data_bytes as u64),
+        };
+        let store = self.store.clone();
+        Box::pin(async move { store.letter_put(letter).await.map_err(|error| whole(&error)) })
+    }
+
+    fn leaving(&self, units: &[UnitId]) {
+        self.bus.leaving(units);
     }
 
     fn reloaded(&self, units: &BTreeMap<UnitId, Unit>) {
@@ -158,11 +273,33 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn ago(at: Instant) -> Millis {
+    Millis(u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What is told with its word, by name.
+pub(super) fn said_facts(said: &Said) -> serde_json::Map<String, serde_json::Value> {
+    let facts = match said {
+        Said::CrashLooping { failures } => serde_json::json!({ "failures": failures }),
+        Said::NoProgress { since } => serde_json::json!({ "since_ms": since.0 }),
+        Said::Poisoned { work, deaths } => serde_json::json!({ "work": work, "deaths": deaths }),
+        Said::OomKilled => serde_json::json!({}),
+        Said::ReloadFailed { because } => serde_json::json!({ "because": because }),
+        Said::BudgetExhausted { what, until } => serde_json::json!({ "what": what, "until": until }),
+        Said::Healthy { healthy } => serde_json::json!({ "healthy": healthy }),
+    };
+    match facts {
+        serde_json::Value::Object(facts) => facts,
+        other => unreachable!("each is an object: {other}"),
+    }
+}
+
 /// What loomd does for an agent that asks.
 struct Host {
     store: Store,
     tools: Tools,
     live: Live,
+    events: mpsc::Sender<Event>,
 }
 
 impl AgentHost for Host {
@@ -197,14 +334,25 @@ impl AgentHost for Host {
         args: serde_json::Value,
         deadline_ms: Option<u64>,
     ) -> BoxFuture<Result<serde_json::Value, WireError>> {
-        let (tools, settings) = (self.tools.clone(), lock(&self.live).get(&unit).cloned());
+        let (tools, events) = (self.tools.clone(), self.events.clone());
+        let living = lock(&self.live).get(&unit).filter(|living| living.run == run).cloned();
         Box::pin(async move {
-            let Some(settings) = settings else {
+            let Some(living) = living else {
                 return Err(WireError::new(Code::Unavailable, format!("run {run} of `{unit}` is over")));
             };
+            if let Some(exhausted) = living.exhausted() {
+                return Err(exhausted);
+            }
             let deadline = deadline_ms.map(|at| Duration::from_millis(at.saturating_sub(clock::wall())));
+            let calling = living.call();
             // The room numbers calls itself.
-            tools.call(&settings, run, "", &tool, args, deadline).await.map_err(|error| tool_error(&error))
+            let called = tools.call(&living.unit, run, "", &tool, args, deadline).await;
+            drop(calling);
+            if living.unit.budget.is_some() && called.as_ref().map_or_else(was_carried_out, |_| true) {
+                // The queue is bounded, so a loop that is behind holds up the caller. Without a loop nobody counts any more.
+                let _ = events.send(Event::Spent { unit, run, tokens: 0, cost_micros: 0, calls: 1 }).await;
+            }
+            called.map_err(|error| tool_error(&error))
         })
     }
 
@@ -245,6 +393,14 @@ impl WorkerSpawner for Workers {
 
     fn ended(&self, _unit: &UnitId, pid: i32) {
         self.door.kill(pid);
+    }
+}
+
+/// What was refused costs nothing; what may have run does.
+fn was_carried_out(error: &ToolError) -> bool {
+    match error.outcome {
+        ToolOutcome::NotRun => false,
+        ToolOutcome::Unknown | ToolOutcome::Done => true,
     }
 }
 

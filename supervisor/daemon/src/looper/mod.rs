@@ -59,16 +59,26 @@ pub trait Records: Send + Sync + 'static {
     fn keep(&self, report: CrashReport);
 }
 
-/// Who else must know of runs: bus, agents, tools. Nothing here waits.
+/// Who else must know of runs: bus, agents, tools. Nothing here waits, but for what is to be stored.
 pub trait Audience: Send + Sync + 'static {
     /// A run's launcher stands behind its gate, or an earlier loomd's run was adopted.
     fn begins(&self, unit: &Unit, run: RunId, facts: &RunFacts, identity: &Identity) -> Result<(), String>;
+    /// Ids of events that the run has been given and has not settled. Asked before `ends`.
+    fn in_hand(&self, unit: &UnitId, run: RunId) -> Vec<String>;
     /// Its process is gone.
     fn ends(&self, unit: &UnitId, run: RunId);
     /// A unit changed its state.
     fn changed(&self, change: &Change);
     /// Something about a unit is worth a word, without a change of state.
-    fn said(&self, _: &UnitId, _: RunId, _: &Said) {}
+    fn said(&self, unit: &UnitId, run: RunId, said: &Said);
+    /// Live runs whose progress is watched.
+    fn watched(&self) -> Vec<(UnitId, RunId)>;
+    /// When loomd last saw that the run's work moves, on the monotonic clock: it published, asked, answered, called a tool.
+    fn last_progress(&self, unit: &UnitId, run: RunId) -> Option<Millis>;
+    /// Deliver that event to the unit no more, and keep it as a dead letter; answers once that is stored.
+    fn set_aside(&self, unit: &UnitId, run: RunId, work: &str) -> Later<Result<(), String>>;
+    /// These units are about to go down: their peers are to send them nothing new.
+    fn leaving(&self, units: &[UnitId]);
     /// Unit files were read anew.
     fn reloaded(&self, units: &BTreeMap<UnitId, Unit>);
 }
@@ -221,10 +231,20 @@ impl Looper {
         let mut heard = None;
         match &event {
             Event::Notified { unit, .. } | Event::MainProcess { unit, .. } => heard = Some(unit.clone()),
-            Event::Exited { unit, run, .. } | Event::LaunchFailed { unit, run, .. } => {
+            Event::Exited { unit, run, .. } => {
+                self.room.told(unit, *run);
+                let work = self.audience.in_hand(unit, *run);
+                if !work.is_empty() {
+                    let in_hand = Event::InHand { unit: unit.clone(), run: *run, work };
+                    effects.extend(self.fleet.handle(clock::now(), in_hand));
+                }
+                self.audience.ends(unit, *run);
+            }
+            Event::LaunchFailed { unit, run, .. } => {
                 self.room.told(unit, *run);
                 self.audience.ends(unit, *run);
             }
+            Event::Tick => self.look_for_progress(effects),
             Event::Job { .. }
             | Event::Reloaded { .. }
             | Event::Loaded { .. }
@@ -238,12 +258,20 @@ impl Looper {
             | Event::Spent { .. }
             | Event::InHand { .. }
             | Event::Frozen { .. }
-            | Event::Tick
             | Event::Shutdown => {}
         }
         effects.extend(self.fleet.handle(clock::now(), event));
         if let Some(unit) = heard {
             self.room.heard(&unit);
+        }
+    }
+
+    /// A deadline has come: maybe one of progress, of which loomd has seen more than it has said so far.
+    fn look_for_progress(&mut self, effects: &mut Vec<Effect>) {
+        for (unit, run) in self.audience.watched() {
+            if let Some(at) = self.audience.last_progress(&unit, run) {
+                effects.extend(self.fleet.handle(clock::now(), Event::Progressed { unit, run, at }));
+            }
         }
     }
 
@@ -375,10 +403,16 @@ impl Looper {
                 }
                 Effect::EndControl { unit, run, control } => self.room.end_control(&unit, run, control),
                 Effect::SignalAll { unit, run, signal } => self.room.signal_all(&unit, run, signal),
-                Effect::Leaving { .. } | Effect::SetAside { .. } => {}
                 Effect::Report { unit, run, result, exit, error } => {
                     let account = self.room.account(&unit);
                     self.records.keep(crash::report(crash::Ended { unit, run, result, exit, error }, account));
+                }
+                Effect::Leaving { group: _, units } => self.audience.leaving(&units),
+                Effect::SetAside { unit, run, work } => {
+                    // Stored before the run that is to go without it.
+                    if let Err(error) = self.audience.set_aside(&unit, run, &work).await {
+                        tracing::error!(%unit, %run, work, error, "an event was set aside, but a new loomd will not know of it");
+                    }
                 }
                 Effect::Inspect { unit, run } => self.room.inspect(&unit, run),
                 Effect::Freeze { unit, run, frozen } => self.room.freeze(&unit, run, frozen),
@@ -551,8 +585,22 @@ mod tests {
         fn begins(&self, _: &Unit, _: RunId, _: &RunFacts, _: &Identity) -> Result<(), String> {
             Ok(())
         }
+        fn in_hand(&self, _: &UnitId, _: RunId) -> Vec<String> {
+            Vec::new()
+        }
         fn ends(&self, _: &UnitId, _: RunId) {}
         fn changed(&self, _: &Change) {}
+        fn said(&self, _: &UnitId, _: RunId, _: &Said) {}
+        fn watched(&self) -> Vec<(UnitId, RunId)> {
+            Vec::new()
+        }
+        fn last_progress(&self, _: &UnitId, _: RunId) -> Option<Millis> {
+            None
+        }
+        fn set_aside(&self, _: &UnitId, _: RunId, _: &str) -> Later<Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn leaving(&self, _: &[UnitId]) {}
         fn reloaded(&self, _: &BTreeMap<UnitId, Unit>) {}
     }
 

@@ -163,9 +163,9 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
         log_word: if sinks.word() == "journald" { "journal" } else { "stderr" },
         open_log: Box::new(move |unit, run| log.open(unit, run)),
     };
-    let mut room = Room::open(settings, events_in);
+    let mut room = Room::open(settings, events_in.clone());
     let (peers, children) = (room.peers(), room.children());
-    let wires = Wires::open(store.clone(), peers.clone(), dirs.clone());
+    let wires = Wires::open(store.clone(), peers.clone(), dirs.clone(), events_in);
 
     let records = store.records().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
     let units = known(&library, &records);

@@ -307,6 +307,11 @@ impl Peers {
         members.into_iter().filter_map(|pid| Some((pid, command_line(pid)?))).collect()
     }
 
+    /// The registry of children, for whoever starts one beside units.
+    pub fn children(&self) -> Children {
+        self.common.children.clone()
+    }
+
     /// What the groups of a unit's newest run account for.
     pub fn usage(&self, unit: &UnitId) -> Usage {
         let groups = self.common.places().get(unit).map(|place| place.groups.clone());

@@ -136,6 +136,12 @@ impl Room {
             env.insert("WATCHDOG_USEC".into(), interval.0.saturating_mul(1000).to_string());
             pid_variables.push("WATCHDOG_PID".to_owned());
         }
+        if let Some(limit) = unit.watchdog.progress {
+            env.insert("LOOM_PROGRESS_USEC".into(), limit.0.saturating_mul(1000).to_string());
+        }
+        if unit.budget.is_some() {
+            env.insert("LOOM_BUDGET".into(), "1".into());
+        }
 
         let mut descriptors = Vec::new();
         let mut next = FIRST_PASSED_FD;

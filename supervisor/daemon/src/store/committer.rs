@@ -9,7 +9,7 @@ use super::open::{self, Opened, now_ms};
 use super::{Inner, STATE_UNIT_MAX_BYTES, StateError, StoreError, decode_state};
 use crate::fault;
 use crate::store::acked::Acked;
-use loom_api::view::{AuditRecord, CrashReport};
+use loom_api::view::{AuditRecord, CrashReport, DeadLetter};
 use loom_core::ids::{RunId, UnitId};
 use loom_core::lifecycle::Record;
 use rocksdb::{DB, IteratorMode, WriteBatch, WriteOptions};
@@ -56,6 +56,8 @@ pub enum Work {
     Audit(Box<AuditRecord>),
     /// A crash report; synced within a second.
     Crash(Box<CrashReport>),
+    /// A dead letter, synced.
+    Letter(Box<DeadLetter>),
     ClearLosses,
     /// Sync, close the database, end the thread.
     Close,
@@ -254,6 +256,11 @@ impl Committer {
                 self.inner.clone().with_db(|db| super::crashes::add(db, &mut round.batch, &report))?;
                 Ok(0)
             }
+            Work::Letter(letter) => {
+                self.inner.clone().with_db(|db| super::letters::add(db, &mut round.batch, &letter))?;
+                round.sync = true;
+                Ok(0)
+            }
             Work::ClearLosses => {
                 let inner = self.inner.clone();
                 inner.with_db(|db| {
@@ -443,6 +450,7 @@ impl Work {
             Work::Delete { key, .. } => key.len(),
             Work::Audit(_) => 1024,
             Work::Crash(_) => 64 << 10,
+            Work::Letter(letter) => 1024 + letter.data.len(),
             Work::Sync | Work::ClearLosses | Work::Close => 0,
         }
     }

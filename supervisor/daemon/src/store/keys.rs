@@ -39,6 +39,25 @@ pub fn crash_key(unit: &UnitId, run: RunId) -> Vec<u8> {
     bytes
 }
 
+/// In `meta`: where dead letters begin.
+const LETTERS: &str = "letter";
+
+/// Where the dead letters of a unit begin; of all, without one.
+pub fn letter_prefix(unit: Option<&UnitId>) -> Vec<u8> {
+    match unit {
+        Some(unit) => format!("{LETTERS}\0{unit}\0").into_bytes(),
+        None => format!("{LETTERS}\0").into_bytes(),
+    }
+}
+
+/// One dead letter: the time, so that a unit's oldest comes first, and the event's id.
+pub fn letter_key(unit: &UnitId, ms: u64, id: &str) -> Vec<u8> {
+    let mut bytes = letter_prefix(Some(unit));
+    bytes.extend_from_slice(&ms.to_be_bytes());
+    bytes.extend_from_slice(id.as_bytes());
+    bytes
+}
+
 /// The namespace of what agents put themselves. A unit's name holds no NUL, so the parts cannot be mixed up.
 const NAMESPACE: &str = "kv";
 
@@ -101,6 +120,9 @@ mod tests {
     fn keys_sort_as_what_they_mean() {
         assert!(audit_key(255, 1) < audit_key(256, 0) && audit_key(256, 0) < audit_key(256, 1));
         assert_eq!(audit_place(&audit_key(7, 9)), Some((7, 9)));
+        let unit = "a.agent".parse().unwrap();
+        assert!(letter_key(&unit, 255, "z") < letter_key(&unit, 256, "a"));
+        assert!(letter_key(&unit, u64::MAX, "z") < after(&letter_prefix(Some(&unit))).unwrap());
         assert_eq!(after(b"ab"), Some(b"ac".to_vec()));
         assert_eq!(after(&[b'a', 0xff]), Some(b"b".to_vec()));
         assert_eq!(after(&[0xff]), None);

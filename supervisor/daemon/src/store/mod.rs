@@ -9,6 +9,7 @@ mod committer;
 mod crashes;
 mod crc;
 mod keys;
+mod letters;
 mod open;
 #[cfg(test)]
 mod tests;

@@ -112,7 +112,7 @@ fn open_database(path: &Path, mode: DBRecoveryMode) -> Result<DB, rocksdb::Error
     options.set_unordered_write(false);
     options.set_manual_wal_flush(false);
     // Else one quiet family pins every old log file.
-    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_max_total_wal_size(8 * MIB as u64);
     options.set_db_write_buffer_size(16 * MIB);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
