@@ -15,6 +15,7 @@ mod limits;
 mod logs;
 mod ordinary_user;
 mod reexec;
+mod progress;
 mod scripted;
 mod storms;
 mod supervision;

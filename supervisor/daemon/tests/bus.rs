@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use zeromq::{Socket, SocketRecv, SocketSend, ZmqMessage};
@@ -598,6 +598,149 @@ on_the_bus! {
         assert_eq!(code(client.operate(Op::State, json!({"verb": "put", "key": "a b"}), Some("1".into())).await), Code::BadHeader);
         client.publish("a", vec![0; 1024 * 1024], json!({})).await.unwrap();
     }
+}
+
+/// What a request with that id is answered.
+async fn asked_again(asker: &Client, topic: &str, event: &str) -> WireError {
+    let deadline = SystemTime::now() + LIMIT;
+    let deadline = u64::try_from(deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let header = json!({
+        "id": event, "specversion": "1.0", "type": topic, "topic": topic, "deadline": deadline,
+    });
+    let message = Message::new(Op::Request, &header).with_data(Bytes::from_static(b"bite"));
+    refused(soon("an answer", asker.ask(message, LIMIT, None)).await.unwrap_err())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_had_in_hand_is_known_by_id_until_it_is_settled() {
+    let world = World::start();
+    let (worker, mut inbox) = world.listener("worker", "unit.worker.>").await;
+    let (asker, _d) = world.up("asker", grants(&["unit.worker.>"], &[], &["unit.worker.>"])).await;
+    asker.publish("unit.worker.told", "1", json!({"id": "told"})).await.unwrap();
+    asker.publish_realtime("unit.worker.tick", "2").unwrap();
+    let told = next(&mut inbox).await;
+    next(&mut inbox).await;
+    let one = tokio::spawn({
+        let asker = asker.clone();
+        async move { asked_again(&asker, "unit.worker.ask", "asked").await }
+    });
+    next(&mut inbox).await;
+    let hand = |w: &World, run| w.bus.in_hand(&id("worker"), RunId(run));
+    assert_eq!(hand(&world, 1), ["told", "asked"], "nobody settles a realtime event");
+    assert_eq!(hand(&world, 2), [""; 0], "another run has nothing");
+    worker.ack(name(&told)).unwrap();
+    world.until("one is settled", |w| hand(w, 1) == ["asked"]).await;
+    // Its process is gone, and the bus has noticed that before the loop has.
+    drop((worker, inbox));
+    world.until("it is disconnected", |w| !w.bus.connected(&id("worker"))).await;
+    assert_eq!(hand(&world, 1), ["asked"]);
+    world.bus.end_run(&id("worker"), RunId(1));
+    assert_eq!(soon("the answer", one).await.unwrap().code, Code::UnitFailed);
+    assert_eq!(hand(&world, 1), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_is_in_hand_until_its_handler_ends() {
+    let world = World::start();
+    let (worker, mut inbox) = world.listener("worker", "unit.worker.>").await;
+    let mut answers = world.bus.request_as_person("unit.worker.ask", Bytes::new(), Duration::from_millis(30));
+    let request = next(&mut inbox).await;
+    assert!(matches!(soon("the deadline", answers.recv()).await, Some(BusAnswer::Failed(_))));
+    let hand = |w: &World| w.bus.in_hand(&id("worker"), RunId(1));
+    assert_eq!(hand(&world), [request.text("id").unwrap()]);
+    worker.nack(name(&request), "cancelled", None).unwrap();
+    world.until("it is settled", |w| hand(w).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_was_set_aside_reaches_that_unit_no_more_and_others_still() {
+    let world = World::start();
+    let worker = id("worker");
+    let (_client, mut inbox) = world.listener("worker", "unit.worker.>").await;
+    let (_other, mut others) = world.listener("other", "news").await;
+    let (asker, _d) = world.up("asker", grants(&[">"], &[], &["unit.worker.>"])).await;
+    let first = tokio::spawn({
+        let asker = asker.clone();
+        async move { asked_again(&asker, "unit.worker.ask", "poison").await }
+    });
+    next(&mut inbox).await;
+    world.bus.end_run(&worker, RunId(1));
+    assert_eq!(soon("the answer", first).await.unwrap().code, Code::UnitFailed);
+    let letter = world.bus.set_aside(&worker, "poison").expect("its run had it in hand");
+    assert_eq!((letter.topic.as_str(), letter.source.as_str()), ("unit.worker.ask", "/units/asker.agent"));
+    assert_eq!((&letter.data[..], letter.data_bytes), (&b"bite"[..], 4));
+    assert_eq!(world.bus.set_aside(&worker, "never seen"), None);
+
+    // The next run, first on its way, then there.
+    world.bus.expect_run(&worker, RunId(2), hash(TOKEN), Previous::default());
+    let error = asked_again(&asker, "unit.worker.ask", "poison").await;
+    assert_eq!((error.code, error.outcome), (Code::Poisoned, Some(Outcome::NotRun)));
+    let settings = Settings { run: 2, ..world.settings("worker") };
+    let (client, mut inbox) = Client::connect(settings).await.unwrap();
+    client.subscribe("unit.worker.>").await.unwrap();
+    client.receive_some().unwrap();
+    let error = asked_again(&asker, "unit.worker.ask", "poison").await;
+    assert_eq!(error.code, Code::Poisoned);
+    assert!(error.message.contains("worker.agent") && error.message.contains("`poison`"), "{}", error.message);
+    asker.publish("unit.worker.news", "no", json!({"id": "poison"})).await.unwrap();
+    asker.publish("unit.worker.news", "yes", json!({"id": "fine"})).await.unwrap();
+    assert_eq!(text(&next(&mut inbox).await), "yes");
+    asker.publish("news", "to others", json!({"id": "poison"})).await.unwrap();
+    assert_eq!(text(&next(&mut others).await), "to others");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_moves_is_seen_and_beating_is_none() {
+    let world = World::start();
+    let (worker, mut inbox) = world.listener("worker", "unit.worker.>").await;
+    let (asker, _d) = world.up("asker", grants(&["news"], &[], &["unit.worker.>"])).await;
+    let moved = |w: &World, name: &str| w.bus.moved(&id(name), RunId(1));
+    worker.operate(Op::State, json!({"verb": "get", "key": "k"}), None).await.unwrap();
+    refused(worker.publish("not.granted", "1", json!({})).await.unwrap_err());
+    assert_eq!(moved(&world, "worker"), None, "reading and being refused is no progress");
+    asker.publish("news", "1", json!({})).await.unwrap();
+    let first = moved(&world, "asker").expect("it published");
+    let question = tokio::spawn({
+        let asker = asker.clone();
+        async move { asker.request("unit.worker.ask", "1", LIMIT, None).await }
+    });
+    let request = next(&mut inbox).await;
+    assert!(moved(&world, "asker") > Some(first), "it asked");
+    assert_eq!(moved(&world, "worker"), None, "being asked is no progress");
+    worker.reply(name(&request), "2").unwrap();
+    soon("the answer", question).await.unwrap().unwrap();
+    let answered = moved(&world, "worker").expect("it answered");
+    worker.operate(Op::Call, json!({"tool": "test:echo"}), Some(Bytes::from_static(b"{}"))).await.unwrap();
+    assert!(moved(&world, "worker") > Some(answered), "it called a tool");
+    assert_eq!(world.bus.moved(&id("worker"), RunId(2)), None, "each run for itself");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_about_to_go_down_gets_no_new_request_until_its_next_run() {
+    let world = World::start();
+    let worker = id("worker");
+    let (client, mut inbox) = world.listener("worker", "unit.worker.>").await;
+    let (asker, _d) = world.up("asker", grants(&[], &[], &[">"])).await;
+    let before = tokio::spawn({
+        let asker = asker.clone();
+        async move { asker.request("unit.worker.ask", "1", LIMIT, None).await }
+    });
+    let request = next(&mut inbox).await;
+    world.bus.leaving(&[worker.clone(), id("nobody")]);
+    let error = refused(asker.request("unit.worker.ask", "2", LIMIT, None).await.unwrap_err());
+    assert_eq!((error.code, error.retry_after_ms), (Code::NoReceiver, Some(1000)));
+    assert!(error.message.contains("worker.agent") && error.message.contains("group"), "{}", error.message);
+    client.reply(name(&request), "what was begun is worked off").unwrap();
+    soon("the answer", before).await.unwrap().unwrap();
+
+    world.bus.end_run(&worker, RunId(1));
+    world.bus.expect_run(&worker, RunId(2), hash(TOKEN), Previous::default());
+    let (client, mut inbox) = Client::connect(Settings { run: 2, ..world.settings("worker") }).await.unwrap();
+    client.subscribe("unit.worker.>").await.unwrap();
+    client.receive_some().unwrap();
+    let after = tokio::spawn(async move { asker.request("unit.worker.ask", "3", LIMIT, None).await });
+    client.reply(name(&next(&mut inbox).await), "4").unwrap();
+    soon("the answer", after).await.unwrap().unwrap();
 }
 
 #[tokio::test]

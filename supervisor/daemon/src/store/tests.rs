@@ -426,3 +426,33 @@ fn measure_opening_and_size() {
         }
     });
 }
+
+#[tokio::test]
+async fn dead_letters_outlive_the_store_and_only_the_newest_of_a_unit_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let letter = |name: &str, n: usize| DeadLetter {
+        unit: unit(name),
+        run: RunId(1),
+        id: format!("event-{n}"),
+        time: 1000 + n as u64,
+        topic: "unit.a.ask".into(),
+        source: "/people".into(),
+        data: "{}".into(),
+        data_bytes: 2,
+    };
+    let (store, a) = store_with_run(dir.path()).await;
+    store.put_letter(letter("b.agent", 0)).await.unwrap();
+    for n in 0..LETTERS_MAX + 3 {
+        store.put_letter(letter("a.agent", n)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let letters = Store::open(dir.path()).unwrap().letters().unwrap();
+    let (of_a, of_b): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| letter.unit == a);
+    assert_eq!(of_b, [letter("b.agent", 0)]);
+    assert_eq!(of_a.len(), LETTERS_MAX);
+    assert_eq!(
+        (of_a[0].clone(), of_a[LETTERS_MAX - 1].clone()),
+        (letter("a.agent", 3), letter("a.agent", LETTERS_MAX + 2))
+    );
+}
