@@ -1,6 +1,8 @@
 //! Promises of the store. What must survive `kill -9` is written by a child process: this test binary, run again.
 
+use super::letters::LETTERS_MAX;
 use super::*;
+use loom_api::view::DeadLetter;
 use loom_core::lifecycle::Phase;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -441,13 +443,13 @@ async fn dead_letters_outlive_the_store_and_only_the_newest_of_a_unit_are_kept()
         data_bytes: 2,
     };
     let (store, a) = store_with_run(dir.path()).await;
-    store.put_letter(letter("b.agent", 0)).await.unwrap();
+    store.letter_put(letter("b.agent", 0)).await.unwrap();
     for n in 0..LETTERS_MAX + 3 {
-        store.put_letter(letter("a.agent", n)).await.unwrap();
+        store.letter_put(letter("a.agent", n)).await.unwrap();
     }
     store.close().await.unwrap();
     drop(store);
-    let letters = Store::open(dir.path()).unwrap().letters().unwrap();
+    let letters = Store::open(dir.path()).unwrap().letter_list(None).unwrap();
     let (of_a, of_b): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| letter.unit == a);
     assert_eq!(of_b, [letter("b.agent", 0)]);
     assert_eq!(of_a.len(), LETTERS_MAX);
