@@ -81,7 +81,7 @@ mod tests;
 mod ties;
 mod waits;
 
-pub use changes::{Changes, changed_keys};
+pub use changes::Changes;
 
 #[cfg(test)]
 pub(crate) use shown::without_file;
@@ -284,7 +284,7 @@ pub struct Status {
     pub not_found: bool,
     /// The file's settings differ from those of the live run.
     pub needs_restart: bool,
-    /// Which ones: `exec.command`.
+    /// Which ones: `exec.command[1]`.
     pub changed_keys: Vec<String>,
     /// Its processes were stopped in their tracks.
     pub frozen: bool,

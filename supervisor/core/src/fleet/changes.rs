@@ -3,11 +3,10 @@
 //! Job: swap settings, name what differs, say what an apply restarts. May touch: the fleet above it.
 //! Keeps: no running process is touched; runs, counters, waits and back-offs survive.
 
-use super::shown::given;
 use super::{Entry, Fleet, JobOutcome};
 use crate::ids::UnitId;
 use crate::lifecycle::{self, Why};
-use crate::unit::Unit;
+use crate::unit::{Unit, changed_keys, needs_restart, take_at_once};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a reload to these unit files would change.
@@ -42,11 +41,14 @@ impl Fleet {
                 changes.added.push(id.clone());
                 continue;
             };
+            if entry.next.is_none() && entry.unit == *unit {
+                continue;
+            }
             let keys = changed_keys(entry.form(), unit);
             if !keys.is_empty() {
                 changes.changed.push((id.clone(), keys));
             }
-            if entry.life.state.is_live() && given(&entry.unit) != given(unit) {
+            if entry.life.state.is_live() && !needs_restart(&entry.unit, unit).is_empty() {
                 to_restart.insert(id.clone());
             }
         }
@@ -108,51 +110,16 @@ impl Fleet {
 }
 
 impl Entry {
-    /// Takes settings as read anew. A live process keeps what it was given; how it is stopped and restarted counts at once.
+    /// Takes settings as read anew. A live process keeps what it was given; the rest counts at once.
     fn read_anew(&mut self, unit: Unit) {
         self.not_found = false;
-        if self.life.state.is_live() && given(&unit) != given(&self.unit) {
-            self.unit.restart = unit.restart.clone();
-            self.unit.stop = unit.stop.clone();
+        let is_kept = self.life.state.is_live() && unit != self.unit && !needs_restart(&self.unit, &unit).is_empty();
+        if is_kept {
+            take_at_once(&mut self.unit, &unit);
             self.next = Some(Box::new(unit));
         } else {
             self.unit = unit;
             self.next = None;
         }
-    }
-}
-
-/// The keys whose values differ, as a unit file spells them: `exec.command`, `unit.after`.
-pub fn changed_keys(old: &Unit, new: &Unit) -> Vec<String> {
-    let table = |unit: &Unit| match serde_json::to_value(unit) {
-        Ok(serde_json::Value::Object(table)) => table,
-        Ok(_) | Err(_) => serde_json::Map::new(),
-    };
-    let (old, new) = (table(old), table(new));
-    let mut keys = BTreeSet::new();
-    for (name, before) in &old {
-        let Some(after) = new.get(name).filter(|after| *after != before) else { continue };
-        match (before, after) {
-            (serde_json::Value::Object(before), serde_json::Value::Object(after)) => {
-                let differing = |key: &&String| before.get(*key) != after.get(*key);
-                let inner: BTreeSet<_> = before.keys().chain(after.keys()).filter(differing).collect();
-                keys.extend(inner.into_iter().map(|key| format!("{name}.{}", spelled(name, key))));
-            }
-            // A whole section that came or went, or a key of `[unit]`.
-            (serde_json::Value::Object(_), _) | (_, serde_json::Value::Object(_)) => {
-                keys.insert(name.clone());
-            }
-            _ => {
-                keys.insert(format!("unit.{name}"));
-            }
-        }
-    }
-    keys.into_iter().collect()
-}
-
-fn spelled<'a>(section: &str, key: &'a str) -> &'a str {
-    match (section, key) {
-        ("ready", "kind") => "type",
-        _ => key,
     }
 }

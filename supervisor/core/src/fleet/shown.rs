@@ -4,10 +4,10 @@
 //! Keeps: each change of state is said once, with its cause.
 
 use super::waits::Broken;
-use super::{Awaited, Effect, Entry, Fleet, Job, JobOutcome, Status, changed_keys};
+use super::{Awaited, Effect, Entry, Fleet, Job, JobOutcome, Status};
 use crate::ids::{Millis, UnitId};
 use crate::lifecycle::{ActiveState, Now, State, exit_words, result_word, span};
-use crate::unit::{PathGrant, Restart, RestartPolicy, Sandbox, ToolRule, Tools, Unit, Until};
+use crate::unit::{Restart, RestartPolicy, Unit, Until, needs_restart};
 
 impl Entry {
     /// As its file says now.
@@ -74,7 +74,7 @@ impl Entry {
             failures: self.life.failures,
             not_found: self.not_found,
             needs_restart: self.next.is_some(),
-            changed_keys: self.next.as_ref().map(|next| changed_keys(&self.unit, next)).unwrap_or_default(),
+            changed_keys: self.next.as_ref().map(|next| needs_restart(&self.unit, next)).unwrap_or_default(),
             frozen: self.frozen.since().is_some(),
             healthy: self.health(),
             crash_looping: self.life.is_crash_looping(),
@@ -224,47 +224,6 @@ impl Job {
             Job::Restart(..) => "restart",
             Job::Reload(_) => "reload",
         }
-    }
-}
-
-/// What a process was given at its start, without what only people and the order of starts see.
-pub(super) fn given(unit: &Unit) -> Unit {
-    let grant = |grant: &PathGrant| PathGrant { origin: String::new(), ..grant.clone() };
-    let rule = |rule: &ToolRule| ToolRule { origin: String::new(), ..rule.clone() };
-    let plain = without_file(unit.id.clone());
-    Unit {
-        description: plain.description,
-        documentation: plain.documentation,
-        requires: plain.requires,
-        wants: plain.wants,
-        after: plain.after,
-        before: plain.before,
-        requisite: plain.requisite,
-        binds_to: plain.binds_to,
-        part_of: plain.part_of,
-        upholds: plain.upholds,
-        conflicts: plain.conflicts,
-        on_success: plain.on_success,
-        on_failure: plain.on_failure,
-        on_give_up: plain.on_give_up,
-        conditions: plain.conditions,
-        job_timeout: plain.job_timeout,
-        group: plain.group,
-        install: plain.install,
-        restart: plain.restart,
-        stop: plain.stop,
-        sandbox: Sandbox {
-            read: unit.sandbox.read.iter().map(grant).collect(),
-            execute: unit.sandbox.execute.iter().map(grant).collect(),
-            write: unit.sandbox.write.iter().map(grant).collect(),
-            ..unit.sandbox.clone()
-        },
-        tools: Tools {
-            allow: unit.tools.allow.iter().map(rule).collect(),
-            deny: unit.tools.deny.iter().map(rule).collect(),
-            ..unit.tools.clone()
-        },
-        ..unit.clone()
     }
 }
 

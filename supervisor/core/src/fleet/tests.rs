@@ -58,7 +58,7 @@ fn with(name: &str, lines: &[&str]) -> Unit {
                 let check = crate::unit::Check::Exec(vec![value.into()]);
                 let probe = crate::unit::Probe {
                     check,
-                    period: Millis(60_000),
+                    period: Millis(600_000),
                     timeout: Millis(1_000),
                     failures: 3,
                     successes: 1,

@@ -321,6 +321,9 @@ impl World {
             let restart = &self.units[&unit].restart;
             let shortest = back_off(restart, record.failures);
             let longest = Millis((shortest.0 as f64 * (1.0 + restart.jitter)) as u64 + 1);
+            // It asked for more.
+            let asked = record.rest.filter(|_| record.exit == Some(Exit::Code(75))).unwrap_or_default();
+            let longest = longest.max(asked);
             let wait = *at - self.now;
             assert_eq!(boot, &self.boot_id());
             let carried_over = self.store.get(&unit).is_some_and(|before| before.boot_id != self.boot_id());
@@ -576,9 +579,10 @@ impl World {
     fn check(&self) {
         for ((unit, run), process) in &self.processes {
             if process.gate_open && process.main_lives {
-                let status = self.fleet.status(unit).expect("a unit with a process is listed");
+                let entry = self.fleet.units.get(unit).filter(|entry| entry.is_listed());
+                let life = &entry.expect("a unit with a process is listed").life;
                 assert_eq!(
-                    (status.run, status.main_pid),
+                    (life.run, life.state.identity().map(|identity| identity.pid)),
                     (*run, Some(process.identity.pid)),
                     "{unit} is known to loomd"
                 );

@@ -193,7 +193,7 @@ fn a_reload_of_files_says_what_it_changes_and_what_an_apply_restarts() {
             added: vec![id("new.service")],
             removed: vec![id("old.service")],
             changed: vec![
-                (id("db.service"), vec!["exec.command".into()]),
+                (id("db.service"), vec!["exec.command[1]".into()]),
                 (id("idle.service"), vec!["ready.type".into()]),
                 (id("web.service"), vec!["unit.description".into()]),
             ],
@@ -201,7 +201,7 @@ fn a_reload_of_files_says_what_it_changes_and_what_an_apply_restarts() {
         }
     );
     world.tell(Event::Reloaded { units });
-    assert_eq!(world.status("db.service").changed_keys, ["exec.command"]);
+    assert_eq!(world.status("db.service").changed_keys, ["exec.command[1]"]);
     assert_eq!(world.fleet.to_apply(), changes.restarts);
     for unit in world.fleet.to_apply() {
         world.ask(Verb::Restart, &unit);
