@@ -42,13 +42,14 @@ impl Fleet {
             return;
         }
         let Some((group, settings)) = self.group_of(id) else { return };
-        match self.entry(id).life.state {
-            State::Down { failed } if settings.significant.contains(id) => {
-                let text = format!("its significant member `{id}` {}", if failed { "failed" } else { "ended" });
-                self.end_group(&group, id, failed, &text);
-            }
-            _ if self.entry(id).life.state.rests_until().is_some() => self.restart_group(&group, &settings, id, true),
-            _ => {}
+        let state = &self.entry(id).life.state;
+        if let State::Down { failed } = *state
+            && settings.significant.contains(id)
+        {
+            let text = format!("its significant member `{id}` {}", if failed { "failed" } else { "ended" });
+            self.end_group(&group, id, failed, &text);
+        } else if state.rests_until().is_some() {
+            self.restart_group(&group, &settings, id, true);
         }
     }
 

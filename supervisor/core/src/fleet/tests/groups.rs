@@ -30,7 +30,8 @@ fn runs(world: &World) -> [u64; 3] {
 #[test]
 #[rustfmt::skip]
 fn each_strategy_says_who_goes_down_and_up_with_a_failed_member() {
-    let table: &[(&str, &str, &str, [u64; 3], Option<&[&str]>)] = &[
+    type Row = (&'static str, &'static str, &'static str, [u64; 3], Option<&'static [&'static str]>);
+    let table: &[Row] = &[
         ("one-for-one",  "b.agent", "+b",             [1, 2, 1], None),
         ("rest-for-one", "a.agent", "-c -b +a +b +c", [2, 2, 2], Some(&["c.agent", "b.agent"])),
         ("rest-for-one", "b.agent", "-c +b +c",       [1, 2, 2], Some(&["c.agent"])),
