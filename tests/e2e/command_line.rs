@@ -224,7 +224,7 @@ fn a_reload_tells_the_difference_first_and_apply_restarts_only_what_changed() {
     let dry = loom.ctl(["daemon-reload", "--dry-run"]).success().stdout;
     for line in [
         "added    new.service",
-        "changed  other.service  exec.command, stop.timeout",
+        "changed  other.service  exec.command[1], stop.timeout",
         "removed  part.service",
         "needs restart: other.service",
     ] {

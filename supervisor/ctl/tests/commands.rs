@@ -440,6 +440,26 @@ fn the_service_is_installed_and_removed_without_a_trace() {
 }
 
 #[test]
+#[rustfmt::skip]
+fn an_expression_shows_when_it_elapses() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, normal) in [
+        (&["calendar", "Mon..Fri 9:00", "--iterations", "3", "--timezone", "Europe/Berlin"][..], "Mon..Fri *-*-* 09:00:00"),
+        (&["calendar", "*/15 * * * *", "--iterations", "3"], "*/15 * * * *"),
+    ] {
+        let text = String::from_utf8(run(dir.path(), args).stdout).unwrap();
+        assert!(text.contains(normal) && text.lines().count() == 4, "{text}");
+    }
+    snapshot("calendar", all_seen(dir.path(), &[
+        &["calendar", "2000-01-01"],
+        &["calendar", "61 * * * *"],
+        &["calendar", "daily", "--timezone", "Berlin"],
+    ]));
+    let value: Value = serde_json::from_slice(&run(dir.path(), &["calendar", "hourly", "--json"]).stdout).unwrap();
+    assert_eq!((&value["version"], value["next"].as_array().unwrap().len()), (&json!(1), 1));
+}
+
+#[test]
 fn manual_pages_are_written_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man");
