@@ -202,9 +202,14 @@ fn a_clean_end_with_remain_after_exit_stays_active() {
     assert_eq!((play.state().as_str(), play.life.result), ("inactive(dead)", Success));
 
     let mut play = Play::up(stays);
+    play.hears(Event::InHand { run: RunId(1), work: vec!["e1".into()] });
     assert_eq!(play.exits(CODE_1), [END]);
     play.empties();
     assert_eq!(play.state(), "activating(auto-restart)", "an unclean end is as ever");
+    play.comes_up();
+    assert_eq!((play.life.failures, play.life.poison.len()), (1, 1));
+    play.exits(Exit::Code(0));
+    assert_eq!((play.life.failures, play.life.poison.len()), (0, 0), "and a clean one clears what was counted");
 
     let mut play = Play::up(|unit| {
         stays(unit);

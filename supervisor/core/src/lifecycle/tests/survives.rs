@@ -123,6 +123,19 @@ fn what_exited_and_remains_does_so_until_the_next_boot() {
 }
 
 #[test]
+fn a_stop_of_what_exited_and_remains_goes_on() {
+    let mut play = Play::up(|unit| {
+        unit.exec.as_mut().unwrap().remain_after_exit = true;
+        unit.stop.command = Some(command("/bin/undo"));
+    });
+    play.exits(Exit::Code(0));
+    play.stops();
+    assert_eq!(play.loomd_is_replaced(GONE), [END]);
+    play.empties();
+    assert_eq!((play.life.result, play.life.exit), (Success, Some(Exit::Code(0))), "how it ended is still known");
+}
+
+#[test]
 fn the_ready_timeout_is_carried_over_with_a_moment_to_speak() {
     let mut play = Play::of(|unit| unit.ready.kind = ReadyKind::Notify);
     play.starts();

@@ -106,6 +106,10 @@ fn an_agent_that_waits_on_purpose_is_never_late() {
     assert_eq!(play.passes(10_000_000), []);
     play.says(idle(false));
     assert_eq!(play.passes(9_999), [], "its clock stood still");
+    play.says(idle(true));
+    play.says(progress());
+    play.says(idle(false));
+    assert_eq!(play.passes(59_999), [], "what moves while it waits counts");
     assert_eq!(play.passes(1), [Inspect, Signal(6)]);
 
     let mut play = Play::of(watched(ProgressAction::Restart));
@@ -416,6 +420,19 @@ fn a_restart_does_not_refill_a_budget_nor_does_a_new_loomd() {
 }
 
 #[test]
+fn what_exhausted_it_is_stored_to_the_last_token() {
+    let mut play = Play::up(budget);
+    play.spends(990, 0, 0);
+    play.spends(10, 0, 0);
+    play.loomd_is_replaced(Found::Alive);
+    play.dies(KILLED);
+    assert!(play.life.refuses_start(&play.unit, play.now()).is_some());
+    let window = play.life.tally().since.unwrap() + 24 * HOUR;
+    let at = |wall| play.life.refuses_start(&play.unit, Now { wall, ..play.now() });
+    assert_eq!((at(window - 1).is_some(), at(window)), (true, None), "until the very moment");
+}
+
+#[test]
 fn time_counts_only_while_a_process_runs() {
     let mut play = Play::up(budget);
     play.passes(HOUR);
@@ -425,6 +442,16 @@ fn time_counts_only_while_a_process_runs() {
     assert_eq!(play.passes(HOUR - 1), []);
     assert_eq!(play.passes(1).len(), 2);
     assert_eq!(play.state(), "deactivating(stop-sigterm)");
+}
+
+#[test]
+fn a_process_of_another_boot_uses_no_time() {
+    let mut play = Play::up(budget);
+    play.passes(HOUR);
+    let stored = record(&play.life, "boot");
+    let later = Now { mono: Millis(90 * HOUR), ..play.now() };
+    let other = adopt(&play.unit, &stored, &Found::Gone(Exit::Unknown), "next boot", later);
+    assert_eq!(other.life.refuses_start(&play.unit, later), None);
 }
 
 #[test]
