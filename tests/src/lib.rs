@@ -65,6 +65,8 @@ pub struct Loom {
     user: Option<(u32, PathBuf)>,
     /// Where loomd is taken from, if not from where it was built.
     programs: Option<PathBuf>,
+    /// Where loomd tells how it is.
+    upward: Option<UnixDatagram>,
 }
 
 /// `nobody`: whom tests run things as that need no rights, where they have rights to give up.
@@ -118,7 +120,7 @@ impl Loom {
         std::fs::create_dir(directory.path().join("units")).expect("just made");
         // No journal unless a test starts one: this machine's own is none of our business.
         let environment = vec![("LOOM_JOURNAL_DIR".into(), directory.path().join("no-journal").display().to_string())];
-        Self { directory, daemon: None, environment, journal: None, user: None, programs: None }
+        Self { directory, daemon: None, environment, journal: None, user: None, programs: None, upward: None }
     }
 
     /// From the next start on, loomd's own mount namespace has that journald at `/run/systemd/journal`.
@@ -241,6 +243,7 @@ impl Loom {
             .spawn()
             .expect("loomd is built");
         self.daemon = Some(child);
+        let socket = self.upward.insert(socket);
         let end = Instant::now() + LIMIT;
         let mut buffer = [0u8; 4096];
         loop {
@@ -255,6 +258,13 @@ impl Loom {
                 panic!("loomd did not get ready ({ended:?}):\n{}", self.daemon_words());
             }
         }
+    }
+
+    /// The next that loomd told its service manager since it was ready; `None` where nothing comes for a while.
+    pub fn said_upward(&self) -> Option<String> {
+        let mut buffer = [0u8; 4096];
+        let length = self.upward.as_ref()?.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
     /// What loomd wrote to stderr and its own log.

@@ -35,6 +35,14 @@ pub(super) struct Started {
     pub(super) report: Option<tokio::net::unix::pipe::Receiver>,
 }
 
+/// A process that is to be watched as a run's main one, and what belongs to it.
+struct Newcomer {
+    started: Started,
+    identity: Identity,
+    tree: Tree,
+    groups: Groups,
+}
+
 impl Room {
     /// Starts the launcher for a run; it waits behind its gate. The caller stores the identity, then opens the gate.
     pub fn spawn(&mut self, unit: &Unit, run: RunId, facts: &RunFacts) -> Result<Spawned, LaunchFailure> {
@@ -197,7 +205,7 @@ impl Room {
         let tree = self.common.tree_of(id, run, Some(identity.pid), cgroup, false);
         let started_as = Some((Arc::new(as_written.clone()), facts.clone()));
         fault::point("spawn.identified");
-        self.watch(id, run, started_as, started, identity.clone(), tree, groups);
+        self.watch(id, run, started_as, Newcomer { started, identity: identity.clone(), tree, groups });
         Ok(Spawned { identity, enforcement })
     }
 
@@ -286,7 +294,7 @@ impl Room {
         let facts = RunFacts { run, restarts: 0, last_result: None, last_exit: None };
         self.begun.insert(id.clone(), run);
         let started_as = unit.map(|unit| (Arc::new(unit.clone()), facts));
-        self.watch(id, run, started_as, started, identity.clone(), tree, groups);
+        self.watch(id, run, started_as, Newcomer { started, identity: identity.clone(), tree, groups });
         Found::Alive
     }
 
@@ -342,16 +350,8 @@ impl Room {
     }
 
     /// Registers a started or adopted process and tells what becomes of it.
-    fn watch(
-        &mut self,
-        unit: &UnitId,
-        run: RunId,
-        started_as: Option<(Arc<Unit>, RunFacts)>,
-        started: Started,
-        identity: Identity,
-        tree: Tree,
-        groups: Groups,
-    ) {
+    fn watch(&mut self, unit: &UnitId, run: RunId, started_as: Option<(Arc<Unit>, RunFacts)>, newcomer: Newcomer) {
+        let Newcomer { started, identity, tree, groups } = newcomer;
         let (tell_gone, gone) = watch::channel(false);
         let tell_gone = Arc::new(tell_gone);
         let mark: Arc<Mutex<GateMark>> = Arc::default();
