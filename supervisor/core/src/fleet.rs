@@ -655,6 +655,11 @@ impl Fleet {
         self.units.values().all(|entry| !entry.life.state.is_between_records())
     }
 
+    /// How a unit's run has ended, while what is left of it is being ended and `stop.post` runs.
+    pub fn ended(&self, unit: &UnitId) -> Option<(RunResult, Option<Exit>)> {
+        self.units.get(unit)?.life.ended().map(|end| (end.result, end.exit))
+    }
+
     /// One unit, as of the last event.
     pub fn status(&self, unit: &UnitId) -> Option<Status> {
         self.units.get(unit).filter(|entry| entry.is_listed()).map(|entry| entry.status(self.now))

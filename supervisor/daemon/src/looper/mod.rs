@@ -439,7 +439,7 @@ impl Looper {
         };
         let facts = RunFacts { run, restarts: status.restarts, last_result: None, last_exit: None };
         let ended = match control {
-            Control::StopPost(_) => Some(RunEnd { result: status.result, exit: status.exit }),
+            Control::StopPost(_) => self.fleet.ended(unit).map(|(result, exit)| RunEnd { result, exit }),
             Control::StartPre(_)
             | Control::Reload
             | Control::Stop
