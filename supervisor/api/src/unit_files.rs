@@ -196,7 +196,14 @@ pub fn facts(runtime_dir: &Path, state_dir: &Path, unit_path: &[PathBuf]) -> Fac
         runtime_dir: text(runtime_dir),
         state_dir: text(state_dir),
         unit_path: unit_path.iter().map(|directory| text(at(directory))).collect(),
+        now: now(),
     }
+}
+
+/// Milliseconds since the epoch.
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Finds a program as loomd does: a name in [`PROGRAM_PATH`], or an absolute path. It must be an executable file.

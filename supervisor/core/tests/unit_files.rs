@@ -16,6 +16,7 @@ fn facts() -> Facts {
         runtime_dir: "/run/loom".into(),
         state_dir: "/var/lib/loom".into(),
         unit_path: vec!["/units/high".into(), "/units/low".into()],
+        now: 1_800_000_000_000,
     }
 }
 
@@ -589,6 +590,67 @@ fn members_of_a_group_are_wanted_and_wait_for_one_another_in_order() {
 }
 
 #[test]
+fn a_schedule_says_what_it_starts_and_when() {
+    let text = r#"
+[unit]
+description = "Reports"
+[schedule]
+unit = "report"
+cron = "0 9-17 * * MON-FRI"
+calendar = ["Sat 10:00"]
+every = "1h"
+from = "end"
+on_startup = "5s"
+timezone = "Europe/Berlin"
+accuracy = "1min"
+randomized_delay = "30s"
+fixed_random_delay = true
+persistent = false
+overlap = "queue-one"
+on_interrupted = "rerun"
+limit_burst = 5
+limit_interval = "1min"
+[install]
+wanted_by = ["all.target"]
+"#;
+    let files = |text: &str| {
+        set(&[
+            (0, "report.schedule.toml", text),
+            (0, "report.service.toml", RUNS),
+            (0, "worker@.agent.toml", RUNS),
+            (0, "all.target.toml", ""),
+        ])
+    };
+    let catalogue = load_all(&files(text), &facts(), None);
+    assert_eq!(said(&catalogue.problems), Vec::<String>::new());
+    let unit = &catalogue.units[&id("report.schedule")];
+    let schedule = unit.schedule.as_ref().unwrap();
+    assert_eq!(schedule.unit, id("report.service"));
+    assert_eq!((schedule.cron[0].as_str(), schedule.calendar[0].as_str()), ("0 9-17 * * MON-FRI", "Sat 10:00"));
+    assert_eq!((schedule.every.unwrap().period, schedule.limit_burst), (Millis(3_600_000), 5));
+    let plain = written(&Unit {
+        schedule: Some(loom_core::schedule::Settings::new(id("x.agent"))),
+        ..Unit::bare(id("a.schedule"))
+    });
+    for (key, value) in written(unit)["schedule"].as_object().unwrap().iter().filter(|(key, _)| *key != "align") {
+        assert_ne!(plain["schedule"].get(key), Some(value), "{key} stands at its default");
+    }
+    let page = effective(unit, &catalogue.origins[&unit.id]);
+    let again = load_all(&files(&page), &facts(), None);
+    assert_eq!(written(&again.units[&unit.id]), written(unit), "{page}");
+
+    let more = format!("{text}[extend.schedule]\ncron = [\"0 0 * * *\"]\n");
+    let catalogue = load_all(&files(&more), &facts(), None);
+    assert_eq!(catalogue.units[&id("report.schedule")].schedule.as_ref().unwrap().cron.len(), 2);
+    let parallel = "[schedule]\nunit = \"worker@.agent\"\ncron = \"0 9 * * *\"\noverlap = \"parallel\"\n";
+    assert!(load_all(&files(parallel), &facts(), None).problems.is_empty());
+    let past = "[schedule]\nunit = \"report.service\"\ncalendar = \"2020-01-01 10:00\"\n";
+    let catalogue = load_all(&files(past), &facts(), None);
+    assert_eq!(said(&catalogue.problems), ["0/report.schedule.toml:3:12 report.schedule never elapses"]);
+    assert!(catalogue.units.contains_key(&id("report.schedule")));
+}
+
+#[test]
 fn a_masked_drop_in_says_nothing_and_hides_the_one_below() {
     let mut files = set(&[
         (0, "a.agent.d/10.toml", ""),
@@ -782,6 +844,10 @@ fn jumble() -> impl Strategy<Value = String> {
         "x.agent",
         "\n[exec]\ncommand = [\"a\"]\n",
         "\n[llm.local]\n",
+        "\n[schedule]\n",
+        "cron",
+        "calendar",
+        "after",
         "\n[extend.sandbox]\nread = [\"",
         "inf",
         "nan",
@@ -800,7 +866,8 @@ proptest! {
     #[test]
     fn any_jumble_of_words_is_a_unit_file_or_a_problem(text in jumble()) {
         sound("a.agent.toml", text.clone().into_bytes())?;
-        sound("a@.service.toml", text.into_bytes())?;
+        sound("a@.service.toml", text.clone().into_bytes())?;
+        sound("a.schedule.toml", text.into_bytes())?;
     }
 
     /// Whatever of a file is left, what is printed of it is a file that means the same.

@@ -215,6 +215,7 @@ mod tests {
             runtime_dir: "/run/loom".into(),
             state_dir: "/var/lib/loom".into(),
             unit_path: vec!["/etc/loom/units".into()],
+            now: 1_800_000_000_000,
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Unit, keys, written};
 use serde_json::Value;
 
 /// Sections that a running process was not given: they count as soon as they are read.
-const AT_ONCE: &[&str] = &["unit", "restart", "stop", "budget", "group", "install"];
+const AT_ONCE: &[&str] = &["unit", "restart", "stop", "budget", "group", "schedule", "install"];
 
 /// A single key of another section that counts as soon as it is read.
 const RELOAD: &str = "exec.reload";

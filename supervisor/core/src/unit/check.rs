@@ -5,6 +5,7 @@
 //! Keeps: each problem names its place; a default is filled in here and nowhere else.
 
 mod read;
+mod scheduled;
 mod supervised;
 
 use super::keys::{self, Key, Section, Shape};
@@ -291,7 +292,10 @@ impl<'a> Checker<'a> {
             | Shape::Percent
             | Shape::Money
             | Shape::ProbeUrl
-            | Shape::Address => self.newer_shape(key, shape, raw),
+            | Shape::Address
+            | Shape::Started
+            | Shape::Expressions { .. }
+            | Shape::TimeZone => self.newer_shape(key, shape, raw),
         }
     }
 
@@ -932,6 +936,7 @@ impl<'a> Checker<'a> {
         let documentation = get("unit", "documentation").map(|raw| self.texts("unit.documentation", raw));
         let mut checked = Unit::bare(id.clone());
         self.dependencies(unit, complete, &mut checked, &mut marks);
+        self.schedule(unit, complete, &mut checked, &mut marks);
 
         let kind = id.kind();
         let has_process = matches!(kind, Kind::Agent | Kind::Service);

@@ -95,6 +95,15 @@ pub enum Shape {
     ProbeUrl,
     /// `address:port`
     Address,
+    /// The unit that a schedule starts.
+    Started,
+    /// Cron patterns, or calendar expressions: a text or a list of them.
+    Expressions {
+        /// Such as `0 9 * * MON-FRI`.
+        example: &'static str,
+    },
+    /// `Europe/Berlin`
+    TimeZone,
 }
 
 impl Shape {
@@ -113,7 +122,8 @@ impl Shape {
             | Shape::Rules(_)
             | Shape::Afters
             | Shape::Commands
-            | Shape::Conditions => true,
+            | Shape::Conditions
+            | Shape::Expressions { .. } => true,
             Shape::Text
             | Shape::Path
             | Shape::Environment
@@ -130,7 +140,9 @@ impl Shape {
             | Shape::Percent
             | Shape::Money
             | Shape::ProbeUrl
-            | Shape::Address => false,
+            | Shape::Address
+            | Shape::Started
+            | Shape::TimeZone => false,
         }
     }
 }
@@ -182,6 +194,7 @@ impl Section {
 }
 
 const ALL: &[Kind] = &[Kind::Agent, Kind::Service, Kind::Target, Kind::Schedule];
+const SCHEDULES: &[Kind] = &[Kind::Schedule];
 const TARGETS: &[Kind] = &[Kind::Target];
 const PROCESSES: &[Kind] = &[Kind::Agent, Kind::Service];
 const AGENTS: &[Kind] = &[Kind::Agent];
@@ -206,6 +219,12 @@ pub const KILL_MODES: &[&str] = &["mixed", "control-group", "process"];
 pub const OOM_POLICIES: &[&str] = &["continue", "stop", "kill"];
 /// Words of `group.strategy`.
 pub const GROUP_STRATEGIES: &[&str] = &["one-for-one", "rest-for-one", "one-for-all"];
+/// Words of `schedule.from`.
+pub const EVERY_FROM: &[&str] = &["start", "end"];
+/// Words of `schedule.overlap`.
+pub const OVERLAPS: &[&str] = &["skip", "queue-one", "restart", "parallel"];
+/// Words of `schedule.on_interrupted`.
+pub const ON_INTERRUPTED: &[&str] = &["report", "rerun"];
 /// Names of the tests of `unit.conditions`, with an example of what follows the colon.
 pub const CONDITIONS: &[(&str, &str)] = &[
     ("path-exists", "/etc/machine-id"),
@@ -555,6 +574,51 @@ pub const SECTIONS: &[Section] = &[
             ),
             key("period", Shape::Time { least_ms: 1 }, "See intensity. Default: 60s."),
             key("significant", Shape::Units, "Members whose end ends the group."),
+        ],
+    },
+    Section {
+        name: "schedule",
+        kinds: SCHEDULES,
+        named: None,
+        tables: None,
+        about: "When a unit is started by the clock.",
+        keys: &[
+            key("unit", Shape::Started, "What is started. A template, if overlap is parallel."),
+            key("cron", Shape::Expressions { example: "0 9-17 * * MON-FRI" }, "Cron patterns."),
+            key("calendar", Shape::Expressions { example: "Mon..Fri 09:00" }, "systemd's calendar expressions."),
+            key("every", Shape::Time { least_ms: 100 }, "An interval; time in suspend counts."),
+            key(
+                "from",
+                Shape::Word { noun: "point in time", words: EVERY_FROM },
+                "Of the last run, from where the interval counts. Default: start.",
+            ),
+            key("align", Shape::Flag, "The interval is counted on the clock, not from the last run. Default: false."),
+            key("on_startup", Shape::Time { least_ms: 0 }, "Once in each life of loomd, this long after it came up."),
+            key("timezone", Shape::TimeZone, "Default: the machine's."),
+            key(
+                "accuracy",
+                Shape::Time { least_ms: 0 },
+                "How much later it may start, to share a wake-up. Default: 0s.",
+            ),
+            key("randomized_delay", Shape::Time { least_ms: 0 }, "Each slot waits up to this long. Default: 0s."),
+            key("fixed_random_delay", Shape::Flag, "All slots wait equally long. Default: false."),
+            key("persistent", Shape::Flag, "Slots that were missed are made up for by one run. Default: true."),
+            key(
+                "overlap",
+                Shape::Word { noun: "overlap word", words: OVERLAPS },
+                "What happens to a slot while the run of an earlier one goes on. Default: skip.",
+            ),
+            key(
+                "on_interrupted",
+                Shape::Word { noun: "on_interrupted word", words: ON_INTERRUPTED },
+                "What follows a run that was lost with loomd or the machine. Default: report.",
+            ),
+            key(
+                "limit_burst",
+                Shape::Count { least: 1, most: 1_000_000 },
+                "Starts within limit_interval; more fail the schedule. Default: 100.",
+            ),
+            key("limit_interval", Shape::Time { least_ms: 1 }, "See limit_burst. Default: 10s."),
         ],
     },
     Section {

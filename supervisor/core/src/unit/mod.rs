@@ -2,7 +2,7 @@
 //!
 //! Job: texts of unit files → [`Catalogue`]: what is right as [`Unit`], what is wrong as [`problem::Problem`]s, all at once.
 //! Three steps, three types: `raw::RawUnit` as written, with spans; [`Unit`] checked, with every default filled in; the
-//! launch plan is made elsewhere. May touch: `ids`, `machine`'s words. May not: open a file; see [`SourceSet`].
+//! launch plan is made elsewhere. May touch: `ids`, `machine`'s words, `schedule`'s expressions. May not: open a file; see [`SourceSet`].
 //! Keeps: a `Unit` is valid because it exists; nothing outside this room reads TOML.
 
 mod changes;
@@ -86,6 +86,8 @@ pub struct Unit {
     pub budget: Option<Budget>,
     /// How members of a target hang together.
     pub group: Option<Group>,
+    /// What a schedule starts, and when; `None` for all other kinds.
+    pub schedule: Option<crate::schedule::Settings>,
     /// Who pulls it in once it is enabled.
     pub install: Install,
     /// What it reaches.
@@ -132,6 +134,7 @@ impl Unit {
             stop: Stop::default(),
             budget: None,
             group: None,
+            schedule: None,
             install: Install::default(),
             sandbox: Sandbox {
                 profile: profile.into(),

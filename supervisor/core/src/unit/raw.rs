@@ -467,6 +467,12 @@ pub fn extend(under: &mut Table, by: &Table) {
             Slot::Occupied(mut slot) => match (&mut slot.get_mut().raw.value, &entry.raw.value) {
                 (Value::Table(under), Value::Table(by)) => extend(under, by),
                 (Value::Array(under), Value::Array(by)) => under.extend(by.iter().cloned()),
+                // A key that takes one text or a list of them.
+                (Value::Text(_), Value::Array(by)) => {
+                    let raw = &mut slot.get_mut().raw;
+                    let one = Raw { value: raw.value.clone(), at: raw.at };
+                    raw.value = Value::Array(std::iter::once(one).chain(by.iter().cloned()).collect());
+                }
                 (_, _) => {}
             },
         }

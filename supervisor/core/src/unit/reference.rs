@@ -10,8 +10,8 @@ const HEAD: &str = "\
 
 Printed from the table that checks unit files (`make schemas`); editors get the same from `schemas/unit.*.json`.
 
-- **Name**: `name.kind.toml`, kind `agent`, `service`, `target` or `schedule`; a name is 1 to 64 of `a-z 0-9 -`, first a letter. In commands the kind
-  may be left out: `chat` is `chat.agent`.
+- **Name**: `name.kind.toml`, kind `agent`, `service`, `target` or `schedule`; a name is 1 to 64 of `a-z 0-9 -`, first a letter. In
+  commands the kind may be left out: `chat` is `chat.agent`.
 - **Where**: `transient` in the runtime directory, for units made by `loomctl run`, then the directories of the unit path;
   `loomctl status` shows them. The first one that has a file of this name wins; a transient unit never takes the name of a file. A link
   to `/dev/null` masks the unit, or the drop-in.
@@ -95,5 +95,8 @@ fn words(shape: Shape) -> String {
         Shape::Money => "amount as text: `\"1.50\"`".to_owned(),
         Shape::ProbeUrl => "`\"http://127.0.0.1:8080/health\"`".to_owned(),
         Shape::Address => "`\"127.0.0.1:8080\"`".to_owned(),
+        Shape::Started => "unit; without its kind an agent".to_owned(),
+        Shape::Expressions { example } => format!("`\"{example}\"`, or a list of such"),
+        Shape::TimeZone => "time zone: `\"Europe/Berlin\"`".to_owned(),
     }
 }

@@ -119,6 +119,11 @@ fn value(key: &Key) -> Value {
             let pattern = format!("^!?({}):", names.join("|"));
             json!({ "type": "array", "items": { "type": "string", "pattern": pattern, "examples": examples } })
         }
+        Shape::Started => json!({ "type": "string" }),
+        Shape::Expressions { example } => json!({
+            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }], "examples": [example],
+        }),
+        Shape::TimeZone => json!({ "type": "string", "examples": ["Europe/Berlin", "UTC"] }),
         Shape::User => json!({ "type": "string", "pattern": "^[A-Za-z0-9_.-]{1,32}$" }),
         Shape::Percent => json!({ "type": "string", "pattern": "^[0-9]+ *%$", "examples": ["50%", "200%"] }),
         Shape::Money => json!({ "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,6})?$", "examples": ["1.50"] }),

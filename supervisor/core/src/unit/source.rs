@@ -64,9 +64,16 @@ pub struct Facts {
     pub state_dir: String,
     /// The search path. No unit may write there.
     pub unit_path: Vec<String>,
+    /// Milliseconds since the epoch: a schedule whose instants are all earlier never elapses.
+    pub now: u64,
 }
 
 impl Facts {
+    /// The same at another time.
+    pub fn at(&self, now: u64) -> Self {
+        Self { now, ..self.clone() }
+    }
+
     /// Where the files of transient units lie: the highest directory of the search path.
     pub fn transient_dir(&self) -> String {
         format!("{}/{TRANSIENT}", self.runtime_dir.trim_end_matches('/'))

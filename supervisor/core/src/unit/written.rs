@@ -120,6 +120,16 @@ pub fn written(unit: &Unit) -> Value {
             "members": group.members, "strategy": group.strategy, "intensity": group.intensity,
             "period": time(group.period), "significant": group.significant,
         })),
+        "schedule": unit.schedule.as_ref().map(|schedule| json!({
+            "unit": schedule.unit, "cron": schedule.cron, "calendar": schedule.calendar,
+            "every": schedule.every.map(|every| time(every.period)), "from": schedule.every.map(|every| every.from),
+            "align": schedule.every.map(|every| every.align), "on_startup": schedule.on_startup.map(time),
+            "timezone": Some(&schedule.timezone).filter(|name| !name.is_empty()), "accuracy": time(schedule.accuracy),
+            "randomized_delay": time(schedule.randomized_delay),
+            "fixed_random_delay": (schedule.randomized_delay.0 > 0).then_some(schedule.fixed_random_delay),
+            "persistent": schedule.persistent, "overlap": schedule.overlap, "on_interrupted": schedule.on_interrupted,
+            "limit_burst": schedule.limit_burst, "limit_interval": time(schedule.limit_interval),
+        })),
         "install": {"wanted_by": unit.install.wanted_by, "required_by": unit.install.required_by},
     });
     let Value::Object(mut all) = all else { unreachable!("written as an object above") };
@@ -175,6 +185,7 @@ mod tests {
             runtime_dir: "/run/loom".into(),
             state_dir: "/var/lib/loom".into(),
             unit_path: vec!["/u".into()],
+            now: 0,
         };
         let source = Source {
             path: name.to_owned(),

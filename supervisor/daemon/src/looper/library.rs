@@ -34,7 +34,7 @@ impl Library {
 
     /// Reads everything anew. Blocks on the disk.
     pub fn read(&self) -> Catalogue {
-        load_all(&unit_files::read(&self.path), &self.facts, Some(&is_there))
+        load_all(&unit_files::read(&self.path), &self.facts.at(unit_files::now()), Some(&is_there))
     }
 
     /// What is in force.
@@ -49,7 +49,7 @@ impl Library {
 
     /// Reads one instance of a template. Blocks on the disk.
     pub fn instance(&self, unit: &UnitId) -> Loaded {
-        load(&unit_files::read(&self.path), &self.facts, unit, Some(&is_there))
+        load(&unit_files::read(&self.path), &self.facts.at(unit_files::now()), unit, Some(&is_there))
     }
 }
 

@@ -26,6 +26,9 @@ impl Checker<'_> {
             Shape::Money => drop(self.money(key, raw)),
             Shape::ProbeUrl => drop(self.probe_url(key, raw)),
             Shape::Address => drop(self.address(key, raw)),
+            Shape::Started => drop(self.started(key, raw)),
+            Shape::Expressions { .. } => drop(self.expressions(key, raw)),
+            Shape::TimeZone => drop(self.timezone(key, raw)),
             Shape::Text
             | Shape::Texts
             | Shape::Units
