@@ -9,6 +9,7 @@ pub mod dirs;
 pub mod unit_files;
 pub mod view;
 pub mod wire;
+pub mod zone;
 
 #[cfg(feature = "bus-client")]
 pub mod bus_client;
