@@ -8,14 +8,11 @@ use crate::logs::now_ms;
 use crate::show;
 use loom_api::view::{Refusal, VERSION};
 use loom_core::schedule::Expression;
-use loom_core::schedule::zone::{self, Zones};
+use loom_core::schedule::zone;
 use serde_json::json;
-use std::fs;
 
 /// Times shown at most.
 const ITERATIONS_MAX: usize = 1000;
-/// The rules of this machine's zone.
-const LOCALTIME: &str = "/etc/localtime";
 
 pub fn run(text: &str, iterations: usize, timezone: &str, is_json: bool) -> Result<u8, Refusal> {
     let expression = Expression::parse(text).map_err(|problem| {
@@ -29,7 +26,7 @@ pub fn run(text: &str, iterations: usize, timezone: &str, is_json: bool) -> Resu
         usage(format!("{}\n  {place}", problem.what)).try_this(problem.help)
     })?;
     let iterations = iterations.min(ITERATIONS_MAX);
-    let zone = expression.zone(&zones(), timezone).map_err(|error| {
+    let zone = expression.zone(&loom_api::zone::zones(), timezone).map_err(|error| {
         let refusal = usage(error.to_string());
         match zone::meant(timezone) {
             Some(meant) => refusal.try_this(format!("did you mean `{meant}`?")),
@@ -58,17 +55,4 @@ pub fn run(text: &str, iterations: usize, timezone: &str, is_json: bool) -> Resu
 /// Characters between two bytes of a text.
 fn columns(text: &str, from: usize, to: usize) -> usize {
     text.char_indices().filter(|(at, _)| (from..to).contains(at)).count()
-}
-
-/// TZ where it names a zone, else the machine's.
-fn zones() -> Zones {
-    let named = std::env::var("TZ").ok().and_then(|name| Zones::new(name.trim_start_matches(':')).ok());
-    named.unwrap_or_else(|| {
-        let mut zones = Zones::default();
-        if let Ok(rules) = fs::read(LOCALTIME) {
-            // Rules that cannot be read leave UTC, which each line names.
-            let _ = zones.hand_in("", &rules);
-        }
-        zones
-    })
 }

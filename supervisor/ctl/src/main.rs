@@ -72,10 +72,12 @@ fn run(cli: Cli) -> Result<u8, Refusal> {
         let facts = unit_files::facts(&dirs.runtime, &dirs.state, &dirs.unit_path);
         let (report, status) = verify::verify_files(files, &facts, WIDTH);
         if json {
-            let problems = verify::check_files(files, &facts);
+            let problems = verify::check_files(files, &facts).problems;
             say_json(&json!({"version": VERSION, "ok": status == 0, "problems": problems}));
         } else {
             eprint!("{report}");
+            let schedules = verify::check_files(files, &facts).schedules;
+            answer::say(&verify::next_slots(&schedules, &loom_api::zone::zones(), logs::now_ms()));
         }
         return Ok(status);
     }

@@ -4,8 +4,10 @@
 //! [`render`]. May touch: the disk side of unit files. Keeps: the same code decides here and in loomd.
 
 use loom_api::unit_files;
+use loom_core::ids::UnitId;
+use loom_core::schedule::zone::{self, Zones};
 use loom_core::unit::problem::{Problem, Severity};
-use loom_core::unit::{Facts, Role, load_all, role};
+use loom_core::unit::{Catalogue, Facts, Role, Unit, load_all, role};
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, MietteError, MietteSpanContents, SourceCode,
     SourceSpan, SpanContents,
@@ -107,17 +109,45 @@ impl SourceCode for Line {
     }
 }
 
+/// What came of checking.
+#[derive(Debug)]
+pub struct Checked {
+    pub problems: Vec<Problem>,
+    /// Those of the files that are schedules and right.
+    pub schedules: Vec<Unit>,
+}
+
+/// How many slots of a schedule are shown.
+const SLOTS_SHOWN: usize = 3;
+
+/// The next slots of schedules, for standard output: an instant a line, as a person in the schedule's zone reads it.
+pub fn next_slots(schedules: &[Unit], zones: &Zones, now: u64) -> String {
+    let mut out = String::new();
+    for unit in schedules {
+        let Some(settings) = &unit.schedule else { continue };
+        let zone = zones.get(&settings.timezone).unwrap_or_else(|_| zone::Zone::utc());
+        let slots = settings.slots(zones, now, SLOTS_SHOWN).unwrap_or_default();
+        let _ = writeln!(out, "{} starts {}: {}", unit.id, settings.unit, settings.rhythm());
+        for slot in slots {
+            let _ = writeln!(out, "  {}", zone.show(slot));
+        }
+    }
+    out
+}
+
 /// Every problem of these files; of the whole search path where none is named.
 ///
 /// A file is read together with its neighbours and the search path, so that names of other units are known; only its own
 /// problems are returned, and those of a unit's drop-ins with the unit.
-pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Vec<Problem> {
+pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Checked {
     let search: Vec<PathBuf> =
         std::iter::once(facts.transient_dir()).chain(facts.unit_path.iter().cloned()).map(PathBuf::from).collect();
     let programs = |program: &str| unit_files::find_program(program).is_some();
     if paths.is_empty() {
-        return load_all(&unit_files::read(&search), facts, Some(&programs)).problems;
+        let Catalogue { problems, units, .. } = load_all(&unit_files::read(&search), facts, Some(&programs));
+        return Checked { problems, schedules: units.into_values().filter(|unit| unit.schedule.is_some()).collect() };
     }
+    let mut schedules = Vec::new();
     let mut problems = Vec::new();
     // By directory: two files of one name in two directories are both checked, and neither hides the other.
     let mut wanted: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
@@ -141,12 +171,17 @@ pub fn check_files(paths: &[PathBuf], facts: &Facts) -> Vec<Problem> {
         // Before the search path: what is checked is what is named, not what hides it.
         let directories: Vec<PathBuf> = std::iter::once(directory).chain(search.iter().cloned()).collect();
         let catalogue = load_all(&unit_files::read(&directories), facts, Some(&programs));
-        problems.extend(catalogue.problems.into_iter().filter(|problem| {
-            let of = |prefix: &String| prefix.ends_with('/') && problem.file.starts_with(prefix);
-            prefixes.iter().any(|prefix| problem.file == *prefix || of(prefix))
-        }));
+        let is_named = |file: &str| {
+            let of = |prefix: &String| prefix.ends_with('/') && file.starts_with(prefix);
+            prefixes.iter().any(|prefix| file == prefix || of(prefix))
+        };
+        problems.extend(catalogue.problems.into_iter().filter(|problem| is_named(&problem.file)));
+        let is_wanted = |id: &UnitId| {
+            catalogue.files.get(id).is_some_and(|files| files.iter().any(|file| !file.hidden && is_named(&file.path)))
+        };
+        schedules.extend(catalogue.units.into_values().filter(|unit| unit.schedule.is_some() && is_wanted(&unit.id)));
     }
-    problems
+    Checked { problems, schedules }
 }
 
 fn is_folder_of_a_unit(path: &Path) -> bool {
@@ -191,7 +226,7 @@ fn name_below_directory(path: &Path) -> Option<String> {
 
 /// `loomctl verify`: the text for standard error, and the exit status: 0, or [`BAD_FILE`] on any error or warning.
 pub fn verify_files(paths: &[PathBuf], facts: &Facts, width: usize) -> (String, u8) {
-    let problems = check_files(paths, facts);
+    let Checked { problems, .. } = check_files(paths, facts);
     if problems.is_empty() {
         return (String::new(), 0);
     }
@@ -217,6 +252,21 @@ mod tests {
             unit_path: vec!["/etc/loom/units".into()],
             now: 1_800_000_000_000,
         }
+    }
+
+    #[test]
+    fn a_schedule_tells_its_next_three_instants() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("report.schedule.toml");
+        fs::write(temp.path().join("report.agent.toml"), "[exec]\ncommand = [\"sh\"]\n").unwrap();
+        fs::write(&file, "[schedule]\ncron = \"0 9 * * MON-FRI\"\ntimezone = \"Europe/Berlin\"\n").unwrap();
+        let checked = check_files(&[file], &facts());
+        assert_eq!(checked.problems, []);
+        // 29 March 2026, one in the night, UTC.
+        let said = next_slots(&checked.schedules, &Zones::default(), 1_774_746_000_000);
+        let wanted = "report.schedule starts report.agent: cron 0 9 * * MON-FRI, timezone Europe/Berlin\n  \
+                      Mon 2026-03-30 09:00:00 CEST\n  Tue 2026-03-31 09:00:00 CEST\n  Wed 2026-04-01 09:00:00 CEST\n";
+        assert_eq!(said, wanted);
     }
 
     /// Each broken file lies beside what `loomctl verify` says about it. `LOOM_UPDATE_GOLDEN=1` writes it anew.
@@ -289,11 +339,12 @@ mod tests {
         let first = write("x/a.agent.toml", "[exec]\ncommand = [\"sh\"]\n");
         let second = write("y/a.agent.toml", "[exec]\ncommand = []\n");
         let drop_in = write("x/a.agent.d/10.toml", "[stop]\ntimeout = 5\n");
-        let said =
-            |paths: &[PathBuf]| check_files(paths, &facts()).iter().map(|p| p.message.clone()).collect::<Vec<_>>();
+        let said = |paths: &[PathBuf]| {
+            check_files(paths, &facts()).problems.iter().map(|p| p.message.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(said(&[first.clone(), second]).len(), 2);
         assert_eq!(said(&[drop_in]), ["`stop.timeout` wants a time span with its unit, not an integer"]);
         let whole = Facts { unit_path: vec![temp.path().join("x").display().to_string()], ..facts() };
-        assert_eq!(check_files(&[], &whole).len(), 1);
+        assert_eq!(check_files(&[], &whole).problems.len(), 1);
     }
 }
