@@ -6,6 +6,7 @@
 
 use super::keys::{AUDIT, STATE, UNIT, audit_key, audit_place, sealed, state_key, state_prefix};
 use super::open::{self, Opened, now_ms};
+use super::timers::TimerWrite;
 use super::{Inner, STATE_UNIT_MAX_BYTES, StateError, StoreError, decode_state};
 use crate::fault;
 use crate::store::acked::Acked;
@@ -58,6 +59,11 @@ pub enum Work {
     Crash(Box<CrashReport>),
     /// A dead letter, synced.
     Letter(Box<DeadLetter>),
+    /// Records of schedules; without one, its end. `sync`: as for `Records`.
+    Timers {
+        records: Vec<TimerWrite>,
+        sync: bool,
+    },
     ClearLosses,
     /// Sync, close the database, end the thread.
     Close,
@@ -261,6 +267,11 @@ impl Committer {
                 round.sync = true;
                 Ok(0)
             }
+            Work::Timers { records, sync } => {
+                round.sync |= sync;
+                self.inner.clone().with_db(|db| super::timers::add(db, &mut round.batch, &records))?;
+                Ok(0)
+            }
             Work::ClearLosses => {
                 let inner = self.inner.clone();
                 inner.with_db(|db| {
@@ -451,6 +462,7 @@ impl Work {
             Work::Audit(_) => 1024,
             Work::Crash(_) => 64 << 10,
             Work::Letter(letter) => 1024 + letter.data.len(),
+            Work::Timers { records, .. } => records.len() * 4096,
             Work::Sync | Work::ClearLosses | Work::Close => 0,
         }
     }

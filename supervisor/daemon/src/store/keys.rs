@@ -58,6 +58,15 @@ pub fn letter_key(unit: &UnitId, ms: u64, id: &str) -> Vec<u8> {
     bytes
 }
 
+/// In `meta`: where records of schedules begin. They stand there because a family of their own would keep an older loomd from
+/// opening the store at all.
+pub const TIMERS: &[u8] = b"timers\0";
+
+/// The record of a schedule.
+pub fn timer_key(schedule: &UnitId) -> Vec<u8> {
+    [TIMERS, schedule.to_string().as_bytes()].concat()
+}
+
 /// The namespace of what agents put themselves. A unit's name holds no NUL, so the parts cannot be mixed up.
 const NAMESPACE: &str = "kv";
 

@@ -13,6 +13,7 @@ mod letters;
 mod open;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use committer::{Committer, Request, Work};
 use keys::{AUDIT, STATE, UNIT, state_key, state_prefix, unsealed};
