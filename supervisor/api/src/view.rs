@@ -835,3 +835,6 @@ impl Refusal {
         }
     }
 }
+
+mod schedules;
+pub use schedules::{Fired, FiringList, FiringView, ScheduleList, ScheduleView};

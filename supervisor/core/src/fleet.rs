@@ -75,6 +75,7 @@ mod graph;
 mod groups;
 mod jobs;
 mod pauses;
+mod scheduled;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -543,7 +544,6 @@ impl Fleet {
         entry.life = adopted.life;
         entry.wanted = record.wanted;
         entry.pulled_in_by = record.pulled_in_by.clone();
-        entry.shown = entry.life.state.words();
         if record.boot_id == boot_id {
             entry.up_at = record.ready_at.filter(|_| entry.life.state.is_up());
             entry.group_restarts.clone_from(&record.group_restarts);
@@ -553,6 +553,7 @@ impl Fleet {
                 freezes = Some(entry.life.run);
             }
         }
+        entry.shown = entry.words();
         let is_as_before = record.phase == lifecycle::Phase::Ended || (record.ready && entry.life.state.is_up());
         entry.since = if is_as_before { record.since } else { wall };
         entry.stored = record;

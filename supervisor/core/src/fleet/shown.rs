@@ -5,7 +5,7 @@
 
 use super::waits::Broken;
 use super::{Awaited, Effect, Entry, Fleet, Job, JobOutcome, Status};
-use crate::ids::{Millis, UnitId};
+use crate::ids::{Kind, Millis, UnitId};
 use crate::lifecycle::{ActiveState, Now, State, exit_words, result_word, span};
 use crate::unit::{Restart, RestartPolicy, Unit, Until, needs_restart};
 
@@ -21,14 +21,19 @@ impl Entry {
     }
 
     pub(super) fn words(&self) -> (ActiveState, &'static str) {
+        // What a schedule is active for is to wait.
+        let own = || match self.life.state.words() {
+            (ActiveState::Active, _) if self.unit.id.kind() == Kind::Schedule => (ActiveState::Active, "waiting"),
+            words => words,
+        };
         if !self.life.state.is_at_rest() {
-            self.life.state.words()
+            own()
         } else if self.waits_for.is_some() {
             (ActiveState::Activating, "waiting")
         } else if self.held_until.is_some() {
             (ActiveState::Activating, "auto-restart")
         } else {
-            self.life.state.words()
+            own()
         }
     }
 

@@ -6,6 +6,7 @@ use loom_core::ids::Millis;
 use loom_core::lifecycle::Now;
 use nix::time::{ClockId, clock_gettime};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// This moment.
@@ -16,6 +17,23 @@ pub fn now() -> Now {
 /// CLOCK_MONOTONIC.
 pub fn monotonic() -> Millis {
     Millis(monotonic_nanos() / 1_000_000)
+}
+
+/// Set to milliseconds, the clocks of schedules are that much ahead: for tests of downtime, which cannot wait for it.
+const AHEAD: &str = "LOOM_CLOCK_AHEAD_MS";
+
+/// The clocks of schedules: CLOCK_REALTIME, and CLOCK_BOOTTIME, which counts suspend.
+pub fn both() -> loom_core::schedule::Now {
+    let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    let millis =
+        u64::try_from(boot.tv_sec()).unwrap_or(0) * 1000 + u64::try_from(boot.tv_nsec()).unwrap_or(0) / 1_000_000;
+    loom_core::schedule::Now { wall: wall() + ahead(), boot: Millis(millis + ahead()) }
+}
+
+/// By how much [`both`] is ahead of the kernel's clocks: nothing, outside of tests.
+pub fn ahead() -> u64 {
+    static MILLIS: OnceLock<u64> = OnceLock::new();
+    *MILLIS.get_or_init(|| std::env::var(AHEAD).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
 fn monotonic_nanos() -> u64 {

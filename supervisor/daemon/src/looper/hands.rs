@@ -4,6 +4,8 @@
 //! Keeps: rooms do not know one another; a person has every grant and no run, so what a person writes fences nobody.
 
 use super::feed::{Feed, said_text};
+use super::library::Library;
+use super::timers::Keeper;
 use super::{Audience, Change, Later, Records, clock};
 use crate::agents::{AgentHost, BoxFuture, StateAnswer, StateOp};
 use crate::bus::{BusAnswer as Heard, rfc3339};
@@ -165,6 +167,46 @@ impl Wires {
 
     fn living(&self, unit: &UnitId, run: RunId) -> Option<Arc<Living>> {
         lock(&self.live).get(unit).filter(|living| living.run == run).cloned()
+    }
+}
+
+/// Store, bus and unit files for schedules.
+pub struct Clockwork {
+    pub store: Store,
+    pub wires: Wires,
+    pub library: Arc<Library>,
+}
+
+impl Keeper for Clockwork {
+    fn keep(
+        &self,
+        records: Vec<(UnitId, Option<loom_core::schedule::Record>)>,
+        on_disk: bool,
+    ) -> Later<Result<(), String>> {
+        let store = self.store.clone();
+        Box::pin(async move { store.timers_put(records, on_disk).await.map_err(|error| whole(&error)) })
+    }
+
+    fn publish(&self, topic: &str, data: &serde_json::Value) {
+        if let Err(error) = self.wires.bus.publish_as_loomd(topic, data.to_string().into()) {
+            tracing::error!(topic, %error, "an event of a schedule was not published");
+        }
+    }
+
+    fn hears(&self, unit: &UnitId) -> bool {
+        self.wires.bus.connected(unit)
+    }
+
+    fn read(&self, unit: &UnitId) -> Result<Unit, String> {
+        let loaded = self.library.instance(unit);
+        loaded.unit.ok_or_else(|| match loaded.problems.first() {
+            Some(problem) => format!("`{unit}` cannot be made from its template: {}", problem.message),
+            None => format!("there is no template for `{unit}`"),
+        })
+    }
+
+    fn zones(&self) -> loom_core::schedule::zone::Zones {
+        loom_api::zone::zones()
     }
 }
 

@@ -11,11 +11,13 @@ pub mod feed;
 pub mod hands;
 pub mod library;
 pub mod start;
+mod sys;
+pub mod timers;
 pub mod upward;
 
 use crate::fault;
 use crate::process::{Room, RunEnd, Spawned};
-use loom_api::view::CrashReport;
+use loom_api::view::{CrashReport, Fired, FiringList, ScheduleView};
 use loom_core::fleet::{Effect, Event, Fleet, JobId, JobOutcome, Status, Verb};
 use loom_core::ids::{Millis, RunId, UnitId};
 use loom_core::lifecycle::{
@@ -28,6 +30,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use timers::Timers;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -110,6 +113,12 @@ pub enum Ask {
     Load { unit: Box<Unit>, reply: oneshot::Sender<()> },
     /// All units, read anew.
     Reload { units: BTreeMap<UnitId, Unit>, reply: oneshot::Sender<()> },
+    /// All schedules.
+    Schedules { reply: oneshot::Sender<Vec<ScheduleView>> },
+    /// One schedule with its firings.
+    Firings { schedule: UnitId, reply: oneshot::Sender<Option<FiringList>> },
+    /// Fires a schedule by hand.
+    Fire { schedule: UnitId, by: String, reply: oneshot::Sender<Result<Fired, String>> },
     /// What keeps loomd from working fully, if anything; and whether it is on its way down.
     Condition { reply: oneshot::Sender<(Option<String>, bool)> },
     /// Stop everything and end.
@@ -124,6 +133,7 @@ pub struct Looper {
     room: Room,
     records: Arc<dyn Records>,
     audience: Arc<dyn Audience>,
+    timers: Timers,
     events: mpsc::Receiver<Event>,
     asks: mpsc::Receiver<Ask>,
     jobs: BTreeMap<JobId, oneshot::Sender<JobOutcome>>,
@@ -149,18 +159,20 @@ pub struct Parts {
     pub room: Room,
     pub records: Arc<dyn Records>,
     pub audience: Arc<dyn Audience>,
+    pub timers: Timers,
     pub events: mpsc::Receiver<Event>,
     pub asks: mpsc::Receiver<Ask>,
 }
 
 impl Looper {
     pub fn new(parts: Parts) -> Self {
-        let Parts { fleet, room, records, audience, events, asks } = parts;
+        let Parts { fleet, room, records, audience, timers, events, asks } = parts;
         Self {
             fleet,
             room,
             records,
             audience,
+            timers,
             events,
             asks,
             jobs: BTreeMap::new(),
@@ -178,6 +190,7 @@ impl Looper {
         self.settle(first).await;
         let mut events = Vec::new();
         let mut asks = Vec::new();
+        let mut of_clock = None;
         loop {
             if self.stopping.is_some() && self.fleet.is_quiet() {
                 break;
@@ -202,6 +215,7 @@ impl Looper {
                         asks.push(Ask::Shutdown);
                     }
                 }
+                news = self.timers.wait() => of_clock = Some(news),
                 () = wait => events.push(Event::Tick),
             }
             if let Some(left) = self.past_limit() {
@@ -220,6 +234,9 @@ impl Looper {
             }
             for ask in asks.drain(..) {
                 self.answer(ask, &mut effects);
+            }
+            if let Some(unit) = of_clock.take().and_then(|news| self.timers.hear(news)) {
+                self.take(Event::Loaded { unit }, &mut effects);
             }
             self.settle(effects).await;
         }
@@ -260,7 +277,9 @@ impl Looper {
             | Event::Frozen { .. }
             | Event::Shutdown => {}
         }
-        effects.extend(self.fleet.handle(clock::now(), event));
+        let followed = self.fleet.handle(clock::now(), event);
+        self.timers.watch(&self.fleet, &followed);
+        effects.extend(followed);
         if let Some(unit) = heard {
             self.room.heard(&unit);
         }
@@ -299,17 +318,30 @@ impl Looper {
             }
             Ask::Reload { units, reply } => {
                 self.audience.reloaded(&units);
+                self.timers.read_anew(&units);
                 self.take(Event::Reloaded { units }, effects);
                 let _ = reply.send(());
             }
             Ask::Condition { reply } => {
-                let _ = reply.send((self.degraded.clone(), self.stopping.is_some()));
+                let fault = self.degraded.as_ref().or(self.timers.fault());
+                let _ = reply.send((fault.cloned(), self.stopping.is_some()));
+            }
+            Ask::Schedules { reply } => {
+                let _ = reply.send(self.timers.list(&self.fleet));
+            }
+            Ask::Firings { schedule, reply } => {
+                let _ = reply.send(self.timers.firings(&schedule, &self.fleet));
+            }
+            Ask::Fire { schedule, by, reply } => {
+                let _ = reply.send(self.timers.fire(&schedule, &by));
             }
             Ask::Reexec => {
+                self.timers.rest();
                 self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_LIMIT);
             }
             Ask::Shutdown => {
                 if self.stopping.is_none() {
+                    self.timers.rest();
                     self.stopping = Some(Stopping::InOrder { until: Instant::now() + TOTAL_STOP_LIMIT });
                     self.take(Event::Shutdown, effects);
                 }
@@ -320,12 +352,34 @@ impl Looper {
     /// Carries out effects, and what comes of them at once, until nothing is left to do now.
     async fn settle(&mut self, effects: Vec<Effect>) {
         let mut effects = effects;
-        while !effects.is_empty() {
+        while !effects.is_empty() || !self.timers.is_done() {
             let mut news = self.carry_out(effects).await;
             effects = Vec::new();
             for event in news.drain(..) {
                 self.take(event, &mut effects);
             }
+            self.start_recorded(&mut effects).await;
+        }
+        self.timers.arm();
+    }
+
+    /// Records what schedules want, and asks for the starts whose records are stored.
+    async fn start_recorded(&mut self, effects: &mut Vec<Effect>) {
+        let orders = self.timers.record(&self.fleet).await;
+        for (schedule, because) in self.timers.take_failed() {
+            let followed = self.fleet.fail_schedule(clock::now(), &schedule, &because);
+            self.timers.watch(&self.fleet, &followed);
+            effects.extend(followed);
+        }
+        let is_start = !orders.is_empty();
+        for order in orders {
+            self.last_job += 1;
+            let job = JobId(self.last_job);
+            let timers::Request { unit, verb, by } = self.timers.ask(job, order, &self.fleet);
+            self.take(Event::Job { job, unit, verb, by }, effects);
+        }
+        if is_start {
+            fault::point("timers.started");
         }
     }
 
@@ -386,6 +440,7 @@ impl Looper {
                     }
                 }
                 Effect::JobDone { job, outcome } => {
+                    self.timers.job_over(job, &outcome, &self.fleet);
                     if let Some(done) = self.jobs.remove(&job) {
                         let _ = done.send(as_stored(outcome, &stored));
                     }
@@ -604,6 +659,24 @@ mod tests {
         fn reloaded(&self, _: &BTreeMap<UnitId, Unit>) {}
     }
 
+    struct NoSchedule;
+
+    impl timers::Keeper for NoSchedule {
+        fn keep(&self, _: Vec<(UnitId, Option<loom_core::schedule::Record>)>, _: bool) -> Later<Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn publish(&self, _: &str, _: &serde_json::Value) {}
+        fn hears(&self, _: &UnitId) -> bool {
+            false
+        }
+        fn read(&self, unit: &UnitId) -> Result<Unit, String> {
+            Err(format!("there is no {unit}"))
+        }
+        fn zones(&self) -> loom_core::schedule::zone::Zones {
+            loom_core::schedule::zone::Zones::default()
+        }
+    }
+
     /// Two targets, which start without a process.
     fn units(place: &std::path::Path) -> BTreeMap<UnitId, Unit> {
         for name in ["a", "b"] {
@@ -634,7 +707,16 @@ mod tests {
         let now = Now { mono: Millis(0), wall: 0, chance: 0 };
         let (fleet, first) = Fleet::new(units(place.path()), BTreeMap::new(), "boot", now);
         let room = Room::open(settings, events_in);
-        let parts = Parts { fleet, room, records: disk.clone(), audience: Arc::new(Nobody), events, asks };
+        let timers = Timers::open(
+            Arc::new(NoSchedule),
+            "machine",
+            "boot",
+            BTreeMap::new(),
+            &BTreeMap::new(),
+            &Default::default(),
+            &fleet,
+        );
+        let parts = Parts { fleet, room, records: disk.clone(), audience: Arc::new(Nobody), timers, events, asks };
         let looping = tokio::spawn(Looper::new(parts).run(first));
         let start = async |unit: &str| {
             let (done, outcome) = oneshot::channel();

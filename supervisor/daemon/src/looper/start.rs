@@ -5,8 +5,9 @@
 //! earlier loomd of this boot left is adopted, not started again.
 
 use super::api::Api;
-use super::hands::{Hands, Wires};
+use super::hands::{Clockwork, Hands, Wires};
 use super::library::Library;
+use super::timers::{Before, Timers};
 use super::upward::Upward;
 use super::{ASK_QUEUE, Ask, EVENT_QUEUE, Looper, Parts, Records, clock};
 use crate::config::Config;
@@ -17,7 +18,7 @@ use crate::store::{Store, StoreError};
 use crate::{control, machine, store};
 use loom_api::dirs::DirError;
 use loom_core::fleet::{Fleet, Found, Verb};
-use loom_core::ids::UnitId;
+use loom_core::ids::{Kind, UnitId};
 use loom_core::lifecycle::{Exit, Phase, Record};
 use loom_core::machine::Machine;
 use loom_core::unit::{RunFacts, Unit};
@@ -170,10 +171,15 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
     let records = store.records().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
     let units = known(&library, &records);
     let stored = examine(&mut room, &wires, &units, records);
+    let schedules = store.timers_all().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
+    let before = before(&schedules, &stored);
     let (fleet, first) = Fleet::new(units, stored, &boot_id, clock::now());
+    let clockwork = Clockwork { store: store.clone(), wires: wires.clone(), library: Arc::clone(&library) };
+    let broken = library.in_force().refused.keys().filter(|id| id.kind() == Kind::Schedule).cloned().collect();
+    let timers = Timers::open(Arc::new(clockwork), &machine_id(), &boot_id, schedules, &before, &broken, &fleet);
     let hands = Hands::new(store.clone(), wires.clone());
     let records: Arc<dyn Records> = Arc::new(store);
-    let looper = Looper::new(Parts { fleet, room, records, audience: Arc::new(wires), events, asks });
+    let looper = Looper::new(Parts { fleet, room, records, audience: Arc::new(wires), timers, events, asks });
     let mut looping = tokio::spawn(looper.run(first));
 
     let listener = match carried.listener {
@@ -314,6 +320,25 @@ fn examine(
         stored.insert(id, (record, found));
     }
     stored
+}
+
+/// What is known of the units that firings had started when the loomd before went.
+fn before(
+    schedules: &BTreeMap<UnitId, loom_core::schedule::Record>,
+    stored: &BTreeMap<UnitId, (Record, Found)>,
+) -> BTreeMap<UnitId, Before> {
+    let open = schedules.values().flat_map(loom_core::schedule::Record::open);
+    open.filter_map(|firing| {
+        let (record, found) = stored.get(&firing.unit)?;
+        let before = Before { record: record.clone(), found: found.clone() };
+        Some((firing.unit.clone(), before))
+    })
+    .collect()
+}
+
+/// The machine's own number, which spreads the delays of schedules over machines.
+fn machine_id() -> String {
+    fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
 }
 
 fn facts_of(record: &Record) -> RunFacts {
