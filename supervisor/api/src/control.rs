@@ -200,6 +200,12 @@ operations! {
     POST "/v1/bus/publish" => bus_publish(BusPublish) -> Published;
     /// Lists tool calls as audited.
     GET "/v1/audit" => audit(AuditAsked) -> AuditView;
+    /// Lists schedules: when each elapses next, and what became of its last slot.
+    GET "/v1/schedules" => schedules(Nothing) -> ScheduleList;
+    /// Lists the firings of one schedule.
+    GET "/v1/schedules/{unit}" => firings(UnitAsked) -> FiringList;
+    /// Fires a schedule by hand and answers once its unit's start was asked for.
+    POST "/v1/schedules/{unit}/fire" => fire(UnitAsked) -> Fired;
 }
 
 /// The schema as it is committed: pretty, with a final newline.

@@ -300,6 +300,38 @@ fn problem(severity: Severity) -> Problem {
     }
 }
 
+/// One that waits.
+fn schedule() -> ScheduleView {
+    let unit: loom_core::ids::UnitId = "report.agent".parse().unwrap();
+    let last = FiringView {
+        firing: "report.schedule/1774746000000".to_owned(),
+        slot: 1_774_746_000_000,
+        attempt: 0,
+        unit: unit.clone(),
+        run: Some(RunId(4)),
+        at: 1_774_746_000_012,
+        ended: Some(1_774_746_009_000),
+        missed: 2,
+        cause: loom_core::schedule::Cause::CatchUp,
+        state: "failed".to_owned(),
+        because: Some("run 4 ended with the result `exit-code`: it exited with status 1".to_owned()),
+    };
+    ScheduleView {
+        schedule: "report.schedule".parse().unwrap(),
+        unit: Some(unit),
+        state: "waiting".to_owned(),
+        rhythm: "cron 0 9 * * MON-FRI".to_owned(),
+        next: Some(1_774_832_400_000),
+        left_ms: Some(86_400_000),
+        last: Some(last),
+        open: 0,
+        fired: 3,
+        missed: 2,
+        skipped: 1,
+        because: None,
+    }
+}
+
 impl Control for Fake {
     fn ping(&self, _: Nothing) -> Answering<'_, Pong> {
         ready(Ok(Pong { version: VERSION, loomd: "0.1.0".to_owned(), pid: 99 }))
@@ -626,6 +658,24 @@ impl Control for Fake {
         let topic = request.topic.clone();
         *self.published.lock().unwrap() = Some(request);
         ready(Ok(Published { version: VERSION, topic }))
+    }
+
+    fn schedules(&self, _: Nothing) -> Answering<'_, ScheduleList> {
+        ready(Ok(ScheduleList { version: VERSION, schedules: vec![schedule()] }))
+    }
+
+    fn firings(&self, request: UnitAsked) -> Answering<'_, FiringList> {
+        let schedule = schedule();
+        if request.unit != schedule.schedule.to_string() {
+            return ready(Err(Refusal::new(Refusal::NO_SUCH_UNIT, format!("there is no schedule `{}`", request.unit))));
+        }
+        ready(Ok(FiringList { version: VERSION, firings: schedule.last.clone().into_iter().collect(), schedule }))
+    }
+
+    fn fire(&self, _: UnitAsked) -> Answering<'_, Fired> {
+        let schedule = schedule();
+        let said = "it was fired by hand, by person".to_owned();
+        ready(Ok(Fired { version: VERSION, schedule: schedule.schedule, said, firing: schedule.last }))
     }
 
     fn audit(&self, request: AuditAsked) -> Answering<'_, AuditView> {

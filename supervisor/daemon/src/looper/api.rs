@@ -6,6 +6,7 @@
 
 mod events;
 mod jobs;
+mod schedules;
 mod transient;
 mod usage;
 
@@ -19,9 +20,10 @@ use loom_api::control::{Answering, Control, Lines, resolve_unit};
 use loom_api::dirs::Dirs;
 use loom_api::view::{
     AuditAsked, AuditView, BudgetView, BusAnswer, BusPublish, BusRequest, CrashesAsked, CrashesView, DeathView,
-    EventsAsked, GraphView, JobNews, JobRequest, JobsRequest, LifeEvent, Nothing, Overview, Pong, ProcessView,
-    Published, Refusal, ReloadReport, ReloadRequest, StateAsked, StateEntry, StateKeys, StatePut, SupervisorView,
-    TransientRequest, UnitAsked, UnitChange, UnitFileText, UnitFiles, UnitSettings, UnitView, UsageView, VERSION,
+    EventsAsked, Fired, FiringList, GraphView, JobNews, JobRequest, JobsRequest, LifeEvent, Nothing, Overview, Pong,
+    ProcessView, Published, Refusal, ReloadReport, ReloadRequest, ScheduleList, StateAsked, StateEntry, StateKeys,
+    StatePut, SupervisorView, TransientRequest, UnitAsked, UnitChange, UnitFileText, UnitFiles, UnitSettings, UnitView,
+    UsageView, VERSION,
 };
 use loom_core::fleet::{Status, Verb};
 use loom_core::ids::{Kind, UnitId};
@@ -561,6 +563,18 @@ impl Control for Api {
 
     fn bus_publish(&self, request: BusPublish) -> Answering<'_, Published> {
         Box::pin(async move { self.hands.bus_publish(request).await })
+    }
+
+    fn schedules(&self, _: Nothing) -> Answering<'_, ScheduleList> {
+        Box::pin(self.list_schedules())
+    }
+
+    fn firings(&self, request: UnitAsked) -> Answering<'_, FiringList> {
+        Box::pin(async move { self.firings_of(&request.unit).await })
+    }
+
+    fn fire(&self, request: UnitAsked) -> Answering<'_, Fired> {
+        Box::pin(async move { self.fire_by_hand(&request.unit).await })
     }
 
     fn audit(&self, request: AuditAsked) -> Answering<'_, AuditView> {
