@@ -383,6 +383,18 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
     },
+    /// List schedules: when each starts its unit next, and how its last firing went
+    #[command(visible_alias = "list-schedules", after_long_help = example!("loomctl list-timers", "loomctl list-timers report"))]
+    ListTimers {
+        /// List the firings of this schedule
+        schedule: Option<String>,
+    },
+    /// Start a schedule's unit now, as one more firing
+    #[command(after_long_help = example!("loomctl fire report"))]
+    Fire {
+        /// Name the schedule
+        schedule: String,
+    },
     /// Show when a cron pattern or a calendar expression elapses
     ///
     /// Works without a supervisor.

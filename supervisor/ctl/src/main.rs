@@ -20,6 +20,7 @@ mod show;
 mod state;
 mod sys;
 mod talk;
+mod timers;
 mod transient;
 mod verify;
 
@@ -182,6 +183,8 @@ fn carry_out(context: &Context, command: Command) -> Result<u8, Refusal> {
             let (timeout, state) = (timeout.min(ASK_LIMIT), &context.dirs.state);
             talk::chat(&context.runtime, &context.client, &unit, &thread, timeout, state).map(|()| 0)
         }
+        Command::ListTimers { schedule } => timers::run(context, schedule),
+        Command::Fire { schedule } => timers::fire(context, schedule),
         Command::State(command) => state::run(context, command),
         Command::Audit { unit, limit } => look::audit(context, unit, limit),
         Command::InstallService(asked) => service::install(context, &asked),

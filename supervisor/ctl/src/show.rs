@@ -69,7 +69,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// The last column, which is words, clipped to what a terminal of this width shows; all of it where there is no terminal.
-fn clipped(text: String, width: Option<usize>) -> String {
+pub fn clipped(text: String, width: Option<usize>) -> String {
     let Some(width) = width else { return text };
     let line = |line: &str| match line.chars().count() > width {
         true => line.chars().take(width.saturating_sub(1)).chain(['…', '\n']).collect(),
