@@ -30,7 +30,8 @@ fn places() -> Vec<String> {
 
 #[test]
 fn a_crash_at_any_step_of_a_spawn_leaves_no_unrecorded_process() {
-    let places = places();
+    // Those of schedules are passed by schedules only: schedules.rs dies there.
+    let places: Vec<String> = places().into_iter().filter(|place| !place.starts_with("timers.")).collect();
     assert!(places.len() >= 10, "{places:?}");
     let mut doubled = places.clone();
     doubled.dedup();

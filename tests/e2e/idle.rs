@@ -32,6 +32,12 @@ fn a_supervisor_with_idle_units_does_not_wake() {
     for number in 0..20 {
         loom.ctl(["start", &format!("nap-{number}")]).success();
     }
+    until_no_thread_wakes(&loom);
+}
+
+/// Waits for [`QUIET`] without a wake-up of a thread of ours.
+#[track_caller]
+pub fn until_no_thread_wakes(loom: &Loom) {
     let ours = || {
         let mut all = sleeps(loom.daemon_pid());
         all.retain(|(_, name), _| name != NOT_OURS);

@@ -17,6 +17,7 @@ mod logs;
 mod ordinary_user;
 mod progress;
 mod reexec;
+mod schedules;
 mod scripted;
 mod storms;
 mod supervision;
