@@ -41,8 +41,8 @@ agent.main()
 class Child:
     """An agent as a process, with what loomd would hand it."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, program: str = PROGRAM, llm: Any = None, **environment: str) -> None:
+        self.directory, self.program, self.llm = directory, program, llm
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(f"{directory}/notify.sock")
         self.notify.setblocking(False)
@@ -51,12 +51,13 @@ class Child:
 
     async def start(self, token: str = "0" * 64) -> asyncio.subprocess.Process:
         program = self.directory / "echo.py"
-        program.write_text(textwrap.dedent(PROGRAM))
+        program.write_text(textwrap.dedent(self.program))
         read, write = os.pipe()
         os.write(write, token.encode())
         os.close(write)
         config = os.memfd_create("config")
-        os.write(config, json.dumps({"version": 1, "unit": "echo.agent", "run": 4, "bus": {}, "llm": None}).encode())
+        content = {"version": 1, "unit": "echo.agent", "run": 4, "bus": {}, "llm": self.llm}
+        os.write(config, json.dumps(content).encode())
         environment = {
             "PATH": os.environ["PATH"],
             "LOOM_SOCKET": f"{self.directory}/bus.sock",
@@ -79,6 +80,13 @@ class Child:
 
     async def told(self) -> str:
         return (await asyncio.get_running_loop().sock_recv(self.notify, 4096)).decode()
+
+    async def until(self, line: str) -> list[str]:
+        """Every line that is told up to and with that one."""
+        told: list[str] = []
+        while line not in told:
+            told += (await self.told()).splitlines()
+        return told
 
     async def end(self) -> tuple[int, str]:
         assert self.process is not None

@@ -235,9 +235,7 @@ class _Running:
             drained.cancel()
             if lost.done():
                 lost.result()  # raises
-            if self._later is not None:
-                self._say_later(self._later)
-            self._notifier.say("STOPPING=1", "STATUS=stopping")
+            self._notifier.say("STOPPING=1", *(_later_lines(self._later) if self._later else ["STATUS=stopping"]))
             self._session.stop_receiving()
             await self._finish(self._grace())
             await self._hooks(self._agent._stop)
@@ -245,7 +243,7 @@ class _Running:
                 raise self._later
         except RetryLater as later:
             if later is not self._later:
-                self._say_later(later)
+                self._notifier.say(*_later_lines(later))
             raise
         finally:
             await self._finish(0)
@@ -270,11 +268,6 @@ class _Running:
         if deadline is not None:
             self._drain_until = max(deadline - wire.now_ms(), 0) / 1000
         self._draining.set()
-
-    def _say_later(self, later: RetryLater) -> None:
-        self._notifier.say(
-            f"X_LOOM_RETRY_AFTER={math.ceil(later.after_s)}", f"STATUS={' '.join(str(later).split())[:200]}"
-        )
 
     def _interrupt(self) -> None:
         """The supervisor saw no progress for too long. Whoever still answers the event loop hears it here."""
@@ -418,6 +411,11 @@ async def _in_turn(handler: _Registered, event: Event[Any]) -> typing.AsyncItera
         if handler.limit is not None:
             await stack.enter_async_context(handler.limit)
         yield
+
+
+def _later_lines(later: RetryLater) -> list[str]:
+    """What the supervisor is to know of it; a status is one line."""
+    return [f"X_LOOM_RETRY_AFTER={math.ceil(later.after_s)}", f"STATUS={' '.join(str(later).split())[:200]}"]
 
 
 def _payload_type(handler: Callable[..., Any]) -> type[Any]:
