@@ -22,9 +22,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from . import __version__, _environment, _notify, _stacks, wire
+from . import __version__, _environment, _notify, wire
 from ._environment import Environment, Profile
-from ._progress import Progress
 from .context import Context, Event, Runtime, event_of
 from .errors import BusError, LoomError, RateLimited, RetryLater, StartError, SupervisorGone
 
@@ -125,7 +124,7 @@ class Agent:
             environment = _environment.read_environment(os.environ)
         except StartError as error:
             return _fatal(error, EX_CONFIG)
-        from . import logs
+        from . import _stacks, logs
 
         logs.install(unit=environment.unit, run=environment.run, destination=environment.log)
         _stacks.keep(os.environ)
@@ -172,6 +171,8 @@ class _Running:
         self._agent = agent
         self._environment = environment
         self._notifier = _notify.Notifier(environment.notify_socket)
+        from ._progress import Progress  # comes with a life, not with `import loom`
+
         self._progress = Progress(self._notifier, environment.progress_us)
         self._later: RetryLater | None = None
         self._interrupted: set[str] = set()  # deliveries whose handlers were cancelled for standing still
