@@ -176,6 +176,9 @@ mod tests {
             bus_request(BusRequest) -> Lines<BusAnswer>;
             bus_publish(BusPublish) -> Published;
             audit(AuditAsked) -> AuditView;
+            schedules(Nothing) -> ScheduleList;
+            firings(UnitAsked) -> FiringList;
+            fire(UnitAsked) -> Fired;
         }
     }
 
