@@ -1,4 +1,4 @@
-"""A service as people write them for systemd: Type=notify-reload, a watchdog, and the real libsystemd. It knows nothing of Loom.
+"""A service as people write them for systemd: Type=notify-reload, a watchdog, the real libsystemd. It knows no Loom.
 
 Beside it lies what it was told: `watchdog_usec` is what sd_watchdog_enabled says, `reloads` grows with each SIGHUP.
 """
