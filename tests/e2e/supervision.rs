@@ -70,6 +70,21 @@ fn what_ignores_sigterm_is_killed_after_its_timeout() {
 }
 
 #[test]
+fn what_stands_still_is_woken_by_its_stop_and_ends_in_order() {
+    let loom = Loom::start();
+    let script = "trap 'echo ended > $HOME/ended; exit 0' TERM; echo up > $HOME/up; while :; do sleep 0.05; done";
+    loom.unit("still.service.toml", &format!("[exec]\ncommand = [\"sh\", \"-c\", {script:?}]\n"));
+    loom.ctl(["start", "still"]).success();
+    let state = loom.state_dir("still.service");
+    until("it is up", LIMIT, || std::fs::metadata(state.join("up")).map_err(|error| error.to_string()));
+    let pid = loom.main_pid("still");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    loom.ctl(["stop", "still"]).success();
+    assert_eq!(loom.view("still").unwrap()["result"], "success");
+    assert_eq!(std::fs::read_to_string(state.join("ended")).unwrap(), "ended\n", "SIGCONT follows the signal");
+}
+
+#[test]
 fn nothing_of_a_unit_outlives_it() {
     let loom = Loom::start();
     let script = agent_file("forks_away.py");

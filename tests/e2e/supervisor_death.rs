@@ -36,6 +36,22 @@ fn a_killed_supervisor_leaves_every_agent_running_once() {
 }
 
 #[test]
+fn what_outlived_a_loomd_starts_anew_where_orphans_are_killed() {
+    let mut loom = Loom::new();
+    let config = loom.path().join("loom.toml");
+    std::fs::write(&config, "orphans = \"kill\"\n").unwrap();
+    loom.env("LOOM_CONFIG", &config.display().to_string());
+    loom.start_daemon();
+    loom.unit("nap.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");
+    loom.ctl(["start", "nap"]).success();
+    let pid = loom.main_pid("nap");
+    loom.kill_daemon();
+    loom.start_daemon();
+    loom.until("a new run", "nap", |view| view["run"] == 2 && view["active_state"] == "active");
+    assert!(!lives(pid), "the old one is gone");
+}
+
+#[test]
 fn an_adopted_process_is_stopped_and_watched_like_any_other() {
     let mut loom = Loom::start();
     loom.unit("nap.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");

@@ -45,6 +45,18 @@ pub struct Flags {
 pub struct Config {
     pub dirs: Dirs,
     pub default_target: UnitId,
+    pub orphans: Orphans,
+}
+
+/// What is done with runs that outlived the loomd before: `orphans` in `loom.toml`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Orphans {
+    /// They go on, in the same run.
+    #[default]
+    Adopt,
+    /// They are taken over, ended in order, and those that are wanted start anew.
+    Kill,
 }
 
 /// Why loomd cannot tell what it should work with.
@@ -71,6 +83,7 @@ struct File {
     #[serde(rename = "unit_path")]
     _unit_path: Option<Vec<PathBuf>>,
     default_target: Option<String>,
+    orphans: Option<Orphans>,
 }
 
 impl Config {
@@ -89,11 +102,11 @@ impl Config {
                 })?
             }
         };
-        let target = file.default_target.unwrap_or_else(|| DEFAULT_TARGET.to_owned());
+        let target = file.default_target.clone().unwrap_or_else(|| DEFAULT_TARGET.to_owned());
         let default_target = target
             .parse()
             .map_err(|source| ConfigError::Target { file: dirs.config.clone().unwrap_or_default(), source })?;
-        Ok(Self { dirs, default_target })
+        Ok(Self { dirs, default_target, orphans: file.orphans.unwrap_or_default() })
     }
 }
 
@@ -125,6 +138,13 @@ mod tests {
         assert_eq!(with("").unwrap().default_target.to_string(), "default.target");
         assert_eq!(with("default_target = \"desk.target\"\n").unwrap().default_target.to_string(), "desk.target");
         assert!(with("default_target = \"nonsense\"\n").is_err());
+    }
+
+    #[test]
+    fn what_outlives_a_loomd_is_adopted_unless_the_file_says_otherwise() {
+        assert_eq!(with("").unwrap().orphans, Orphans::Adopt);
+        assert_eq!(with("orphans = \"kill\"\n").unwrap().orphans, Orphans::Kill);
+        assert!(with("orphans = \"maybe\"\n").unwrap_err().to_string().contains("adopt"));
     }
 
     #[test]

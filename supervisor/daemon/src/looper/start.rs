@@ -10,7 +10,7 @@ use super::library::Library;
 use super::timers::{Before, Timers};
 use super::upward::Upward;
 use super::{ASK_QUEUE, Ask, EVENT_QUEUE, Looper, Parts, Records, clock};
-use crate::config::Config;
+use crate::config::{Config, Orphans};
 use crate::logs::{self, Sinks};
 use crate::process::{self, Children, Room, Settings};
 use crate::reexec::{self, Carried};
@@ -171,6 +171,8 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
     let records = store.records().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
     let units = known(&library, &records);
     let stored = examine(&mut room, &wires, &units, records);
+    let outlived: Vec<UnitId> =
+        stored.iter().filter(|(_, (_, found))| *found == Found::Alive).map(|(id, _)| id.clone()).collect();
     let schedules = store.timers_all().map_err(|source| StartError::Store { dir: dirs.store(), source })?;
     let before = before(&schedules, &stored);
     let (fleet, first) = Fleet::new(units, stored, &boot_id, clock::now());
@@ -182,6 +184,7 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
     let looper = Looper::new(Parts { fleet, room, records, audience: Arc::new(wires), timers, events, asks });
     let mut looping = tokio::spawn(looper.run(first));
 
+    let took_over = carried.listener.is_some();
     let listener = match carried.listener {
         Some(listener) => control::take_over(listener),
         None => control::listen(&dirs.control_socket()),
@@ -209,6 +212,14 @@ async fn serve(config: &Config, found: Surveyed, carried: Carried) -> Result<Opt
     reexec::healthy();
     if let Some(because) = &carried.came_back {
         tracing::error!(because, "the loomd that was to follow was not well: this is the one before it");
+    }
+    if config.orphans == Orphans::Kill && !took_over {
+        for unit in outlived {
+            tracing::info!(%unit, "it outlived the loomd before, and `orphans` is `kill`: it starts anew");
+            let (done, _nobody_waits) = tokio::sync::oneshot::channel();
+            let ask = Ask::Job { unit, verb: Verb::Restart, by: "loomd".to_owned(), done };
+            let _ = asks_in.send(ask).await;
+        }
     }
     boot(config, &boot_id, &api, &asks_in).await;
     api.adopt_transient().await;
