@@ -10,6 +10,7 @@ mod demo;
 mod descriptors;
 mod faults;
 mod full_disk;
+mod helping;
 mod idle;
 mod journal;
 mod limits;
