@@ -490,13 +490,12 @@ pub struct Mask {
 }
 
 #[derive(Args)]
-#[group(id = "whose", multiple = false)]
 pub struct Service {
     /// Use the service manager of this user [default, unless root]
-    #[arg(long, group = "whose")]
+    #[arg(long, conflicts_with = "system")]
     pub user: bool,
     /// Use the service manager of the machine [default for root]
-    #[arg(long, group = "whose")]
+    #[arg(long)]
     pub system: bool,
     /// Print what would be done and do nothing
     #[arg(long)]

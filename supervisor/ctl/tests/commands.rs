@@ -245,7 +245,7 @@ fn a_long_start_says_what_it_waits_for_and_ctrl_c_only_ends_the_waiting() {
     let served = Served::start();
     let mut live = Live::start(served.dir(), &["start", "reader@7"]);
     let line = live.until("waiting for");
-    assert_eq!(line, "waiting for local-llm.service (failed, failed), which reader@7.agent needs 1 s");
+    assert!(line.starts_with("waiting for local-llm.service (failed, failed), which reader@7.agent needs "), "{line}");
     live.signal(Signal::SIGINT);
     live.until("the supervisor goes on with it; Ctrl-C again leaves");
     live.signal(Signal::SIGINT);
