@@ -717,3 +717,89 @@ impl Alarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Default)]
+    struct Shelf {
+        is_full: AtomicBool,
+        /// How many records came at once, and whether they were to be on the disk.
+        kept: Mutex<Vec<(usize, bool)>>,
+        told: Mutex<Vec<String>>,
+    }
+
+    impl Keeper for Shelf {
+        fn keep(&self, records: Vec<(UnitId, Option<Record>)>, on_disk: bool) -> Later<Result<(), String>> {
+            self.kept.lock().unwrap().push((records.len(), on_disk));
+            let is_full = self.is_full.load(Ordering::SeqCst);
+            Box::pin(async move { if is_full { Err("no space left".into()) } else { Ok(()) } })
+        }
+        fn publish(&self, topic: &str, _: &Value) {
+            self.told.lock().unwrap().push(topic.to_owned());
+        }
+        fn hears(&self, _: &UnitId) -> bool {
+            false
+        }
+        fn read(&self, unit: &UnitId) -> Result<Unit, String> {
+            Err(format!("there is no {unit}"))
+        }
+        fn zones(&self) -> Zones {
+            Zones::default()
+        }
+    }
+
+    /// A fleet in which `a.schedule` is active; it starts `a.service`.
+    fn fleet(place: &std::path::Path) -> Fleet {
+        let files = [
+            ("a.schedule.toml", "[schedule]\nunit = \"a.service\"\nevery = \"1h\"\n"),
+            ("a.service.toml", "[exec]\ncommand = [\"true\"]\n"),
+        ];
+        for (name, text) in files {
+            std::fs::write(place.join(name), text).unwrap();
+        }
+        let path = [place.to_owned()];
+        let facts = loom_api::unit_files::facts(place, place, &path);
+        let units = loom_core::unit::load_all(&loom_api::unit_files::read(&path), &facts, None).units;
+        let (mut fleet, _) = Fleet::new(units, BTreeMap::new(), "boot", clock::now());
+        let unit = "a.schedule".parse().unwrap();
+        let start = fleet::Event::Job { job: JobId(1), unit, verb: Verb::Start, by: "person".into() };
+        fleet.handle(clock::now(), start);
+        fleet
+    }
+
+    #[tokio::test]
+    async fn a_start_whose_record_is_not_on_the_disk_does_not_happen() {
+        let place = tempfile::tempdir().unwrap();
+        let fleet = fleet(place.path());
+        let shelf = Arc::new(Shelf::default());
+        let nothing = BTreeMap::new();
+        let mut timers =
+            Timers::open(shelf.clone(), "machine", "boot", BTreeMap::new(), &nothing, &BTreeSet::new(), &fleet);
+        let schedule: UnitId = "a.schedule".parse().unwrap();
+        let last = |timers: &Timers| timers.firings(&schedule, &fleet).unwrap().firings.last().cloned().unwrap();
+        assert!(timers.record(&fleet).await.is_empty());
+        assert_eq!(*shelf.kept.lock().unwrap(), [(1, false)], "that it is active, without haste");
+
+        shelf.is_full.store(true, Ordering::SeqCst);
+        timers.fire(&schedule, "person").unwrap();
+        assert!(timers.record(&fleet).await.is_empty(), "nothing may start");
+        assert_eq!(timers.fault().map(String::as_str), Some("no space left"));
+        timers.record(&fleet).await;
+        let failed = last(&timers);
+        assert_eq!(failed.state, "failed");
+        assert!(failed.because.unwrap().contains("could not be stored: no space left"));
+
+        shelf.is_full.store(false, Ordering::SeqCst);
+        timers.fire(&schedule, "person").unwrap();
+        let orders = timers.record(&fleet).await;
+        assert_eq!(timers.fault(), None);
+        assert_eq!(shelf.kept.lock().unwrap().last(), Some(&(1, true)), "on the disk, and only then");
+        let request = timers.ask(JobId(2), orders[0].clone(), &fleet);
+        assert_eq!((request.unit.to_string(), request.by), ("a.service".to_owned(), last(&timers).firing));
+        assert!(shelf.told.lock().unwrap().contains(&"loom.schedule.fired".to_owned()));
+    }
+}
