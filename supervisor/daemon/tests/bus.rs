@@ -658,7 +658,7 @@ async fn an_event_that_was_set_aside_reaches_that_unit_no_more_and_others_still(
     let worker = id("worker");
     let (_client, mut inbox) = world.listener("worker", "unit.worker.>").await;
     let (_other, mut others) = world.listener("other", "news").await;
-    let (asker, _d) = world.up("asker", grants(&[">"], &[], &["unit.worker.>"])).await;
+    let (asker, _d) = world.up("asker", grants(&[">", "unit.worker.news"], &[], &["unit.worker.>"])).await;
     let first = tokio::spawn({
         let asker = asker.clone();
         async move { asked_again(&asker, "unit.worker.ask", "poison").await }

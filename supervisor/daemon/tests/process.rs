@@ -36,6 +36,9 @@ struct Bench {
 
 /// Binaries lie beside loomd's. `cargo build -p loom-launch` makes the one needed here.
 fn libexec() -> PathBuf {
+    if let Some(copies) = std::env::var_os("LOOM_TEST_LIBEXEC") {
+        return PathBuf::from(copies);
+    }
     let dir = Path::new(env!("CARGO_BIN_EXE_loomd")).parent().unwrap().to_path_buf();
     assert!(dir.join("loom-launch").exists(), "build it first: cargo build -p loom-launch");
     dir

@@ -583,7 +583,7 @@ pub const SECTIONS: &[Section] = &[
         tables: None,
         about: "When a unit is started by the clock.",
         keys: &[
-            key("unit", Shape::Started, "What is started. A template, if overlap is parallel."),
+            key("unit", Shape::Started, "What is started. Default: the agent of the same name."),
             key("cron", Shape::Expressions { example: "0 9-17 * * MON-FRI" }, "Cron patterns."),
             key("calendar", Shape::Expressions { example: "Mon..Fri 09:00" }, "systemd's calendar expressions."),
             key("every", Shape::Time { least_ms: 100 }, "An interval; time in suspend counts."),

@@ -32,10 +32,8 @@ impl Checker<'_> {
         }
         let get = |key: &str| find(&raw.0, "schedule", key);
         let started = get("unit").and_then(|raw| Some((self.started("schedule.unit", raw)?, raw.at)));
-        if get("unit").is_none() && complete {
-            let help = "add unit = \"report.agent\"";
-            self.error(entry.key_at, "[schedule] does not say what is started", "`unit` is missing", help);
-        }
+        // Without a word the agent of the same name is meant, as with systemd's timers.
+        let started = if get("unit").is_none() { own_agent(self.id).map(|id| (id, entry.key_at)) } else { started };
         let Some((id, at)) = started else { return };
         marks.dependencies.push(("schedule.unit", id.clone(), at));
         let plain = Settings::new(id);
@@ -169,4 +167,10 @@ impl Checker<'_> {
         self.error(raw.at, format!("`{key}`: `{text}` is no known time zone"), "not a time zone", help);
         None
     }
+}
+
+/// `report.schedule` starts `report.agent`.
+fn own_agent(schedule: &UnitId) -> Option<UnitId> {
+    let whole = schedule.to_string();
+    format!("{}.agent", whole.strip_suffix(".schedule")?).parse().ok()
 }
