@@ -21,7 +21,7 @@ impl Small {
     /// Takes all that is free.
     fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
-        let mut file = std::fs::File::create(&path).unwrap();
+        let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
         for size in [1 << 20, 4096, 1] {
             let block = vec![0u8; size];
             while file.write_all(&block).is_ok() {}
@@ -54,20 +54,13 @@ fn a_full_disk_keeps_what_runs_and_refuses_what_is_to_start() {
             "[exec]\ncommand = [\"sleep\", \"1000\"]\n[restart]\npolicy = \"always\"\ndelay = \"50ms\"\nmax_delay = \"200ms\"\n",
         );
     }
-    loom.write_unit("keeper.agent.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");
     loom.ctl(["daemon-reload"]).success();
     loom.ctl(["start", "up"]).success();
     let pid = loom.main_pid("up");
     let filler = disk.fill();
-    // The database has some room of its own: it is used up.
-    let value = format!("\"{}\"", "x".repeat(900 << 10));
-    until("nothing more is stored", LIMIT, || {
-        let mut asked = loom.ctl_child(["state", "put", "keeper", "key", "-"]);
-        asked.stdin.take().unwrap().write_all(value.as_bytes()).unwrap();
-        let status = asked.wait().unwrap();
-        if status.code() == Some(1) { Ok(()) } else { Err(format!("{status:?}")) }
-    });
     let said = until("a start is refused", LIMIT, || {
+        // The database finds room by tidying its own files: that is taken, too.
+        disk.fill();
         let said = loom.ctl(["restart", "other"]);
         if said.status == 1 { Ok(said.stderr) } else { Err(format!("{said:?}")) }
     });
