@@ -79,3 +79,41 @@ fn verify_exits_4_and_points_at_the_place() {
     let words = format!("{}{}", said.stdout, said.stderr);
     assert!(words.contains("bad.agent.toml:4:10") && words.contains("on-failure"), "{words}");
 }
+
+#[test]
+fn what_is_enabled_starts_with_its_target_and_what_is_masked_never() {
+    let loom = Loom::start();
+    loom.write_unit("all.target.toml", "");
+    loom.unit("nap.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n[install]\nwanted_by = [\"all.target\"]\n");
+    assert_eq!(loom.ctl(["is-enabled", "nap"]).status, 1);
+    loom.ctl(["enable", "nap"]).success();
+    assert_eq!(loom.ctl(["is-enabled", "nap"]).success().stdout.trim(), "enabled");
+    loom.ctl(["start", "all.target"]).success();
+    loom.until_active("nap");
+    loom.ctl(["stop", "all.target"]).success();
+    loom.ctl(["disable", "nap"]).success();
+    loom.ctl(["start", "all.target"]).success();
+    assert_ne!(loom.view("nap").unwrap()["active_state"], "active");
+    loom.ctl(["mask", "nap"]).success();
+    let said = loom.ctl(["start", "nap"]);
+    assert!(said.status == 1 && said.stderr.contains("masked"), "{said:?}");
+    loom.ctl(["unmask", "nap"]).success();
+    loom.ctl(["start", "nap"]).success();
+}
+
+#[test]
+fn an_edit_is_checked_before_it_is_in_place() {
+    let loom = Loom::start();
+    loom.unit("nap.service.toml", "[exec]\ncommand = [\"sleep\", \"1000\"]\n");
+    let edit = |text: &str| {
+        let mut asked = loom.ctl_child(["edit", "nap", "--stdin"]);
+        std::io::Write::write_all(&mut asked.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        asked.wait().unwrap().code()
+    };
+    assert_eq!(edit("[stop]\ntimeout = 5\n"), Some(4));
+    assert!(loom.ctl(["cat", "nap", "--effective"]).success().stdout.contains("timeout = \"30s\""));
+    assert_eq!(edit("[stop]\ntimeout = \"5s\"\n"), Some(0));
+    let effective = loom.ctl(["cat", "nap", "--effective"]).success().stdout;
+    let line = effective.lines().find(|line| line.starts_with("timeout = \"5s\"")).unwrap_or_else(|| panic!("{effective}"));
+    assert!(line.contains(".toml:2"), "each value names its file and line: {line}");
+}
