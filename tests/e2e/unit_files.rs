@@ -114,6 +114,7 @@ fn an_edit_is_checked_before_it_is_in_place() {
     assert!(loom.ctl(["cat", "nap", "--effective"]).success().stdout.contains("timeout = \"30s\""));
     assert_eq!(edit("[stop]\ntimeout = \"5s\"\n"), Some(0));
     let effective = loom.ctl(["cat", "nap", "--effective"]).success().stdout;
-    let line = effective.lines().find(|line| line.starts_with("timeout = \"5s\"")).unwrap_or_else(|| panic!("{effective}"));
+    let line =
+        effective.lines().find(|line| line.starts_with("timeout = \"5s\"")).unwrap_or_else(|| panic!("{effective}"));
     assert!(line.contains(".toml:2"), "each value names its file and line: {line}");
 }
