@@ -314,9 +314,14 @@ async fn a_tool_worker_that_nobody_waits_for_any_more_is_reaped() {
     let unit = bench.unit(&["sleep", "1000"], "");
     let main = bench.start(&unit, 1).await.pid;
     let door = bench.room.peers().worker_door();
-    // Given up while the launcher is at work, as a call whose deadline or whose agent's run is over.
-    let started = tokio::time::timeout(Duration::ZERO, door.spawn(&unit.id)).await;
-    assert!(started.is_err(), "it was ready at once: {started:?}");
+    for _ in 0..20 {
+        // Given up while the launcher is at work, as a call whose deadline or whose agent's run is over.
+        let started = tokio::time::timeout(Duration::ZERO, door.spawn(&unit.id)).await;
+        // Now and then it is quicker than that.
+        if let Ok(worker) = started {
+            door.kill(worker.unwrap().pid);
+        }
+    }
     until("the worker is reaped", || (own_children() == [main.to_string()]).then_some(())).await;
     bench.end(&unit.id, 1).await;
 }

@@ -152,8 +152,16 @@ impl Shared {
         let lines = if state.in_file == 1 { "1 line".to_owned() } else { format!("{} lines", state.in_file) };
         let place = self.file.path().display();
         let text = format!("{lines} of loomd's own went to {place}: journald did not take them");
-        if matches!(self.send(state, &Word::warning(text)), Sent::Taken) {
-            state.in_file = 0;
+        let notice = Word::warning(text);
+        match self.send(state, &notice) {
+            Sent::Taken => state.in_file = 0,
+            // No other word may come for long: it waits like one.
+            Sent::Later => {
+                state.in_file = 0;
+                state.queue.push_back(notice);
+                self.filled.notify_one();
+            }
+            Sent::Gone => {}
         }
     }
 
