@@ -94,10 +94,10 @@ fn what_is_enabled_starts_with_its_target_and_what_is_masked_never() {
     loom.ctl(["disable", "nap"]).success();
     loom.ctl(["start", "all.target"]).success();
     assert_ne!(loom.view("nap").unwrap()["active_state"], "active");
-    loom.ctl(["mask", "nap"]).success();
+    loom.ctl(["mask", "--runtime", "nap"]).success();
     let said = loom.ctl(["start", "nap"]);
     assert!(said.status == 1 && said.stderr.contains("masked"), "{said:?}");
-    loom.ctl(["unmask", "nap"]).success();
+    loom.ctl(["unmask", "--runtime", "nap"]).success();
     loom.ctl(["start", "nap"]).success();
 }
 

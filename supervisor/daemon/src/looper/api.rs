@@ -83,6 +83,7 @@ impl Api {
             .keys()
             .chain(catalogue.refused.keys())
             .chain(&catalogue.templates)
+            .chain(&catalogue.masked)
             .chain(live.iter().map(|status| &status.unit))
             .collect();
         let unit = resolve_unit(asked, known)?;
