@@ -620,7 +620,7 @@ async fn what_a_run_had_in_hand_is_known_by_id_until_it_is_settled() {
     asker.publish_realtime("unit.worker.tick", "2").unwrap();
     // The two classes keep no order between them.
     let (first, second) = (next(&mut inbox).await, next(&mut inbox).await);
-    let told = if first.text("id").as_deref() == Some("told") { first } else { second };
+    let told = if first.text("id") == Some("told") { first } else { second };
     let one = tokio::spawn({
         let asker = asker.clone();
         async move { asked_again(&asker, "unit.worker.ask", "asked").await }
