@@ -14,15 +14,17 @@ from .subject import Subject
 WHY = """\
 Why a goal may not be met here, and what would change it:
 
-- 100 up, 100 back, and a successor just started: each start is a launcher that confines and then executes (about 2.5 ms of
-  processor time for Loom and its child together, ADR 0011), so a burst of 100 on two cores is bound by the processor. A static
-  launcher, the seccomp filter compiled once by loomd, and links looked up once would take about a third of it.
-- Memory with 100 units: loomd carries a store, a bus and a tool broker; a tenth of it is what each unit's sockets and
-  records keep. Smaller caches of RocksDB would bring it below the aim.
-- Restarts of one unit: 300 cycles are too few to tell a trend from RocksDB's own rhythm; 10 000 of them are a test
-  (`ten_thousand_restarts_leave_memory_descriptors_and_store_flat`), and there the store ends smaller than it began.
-- A child that writes 100 MiB/s: the files' keeper punches holes behind the writer (ADR 0005), up to fifty times a second.
-  With journald nothing of it is loomd's.
+- 100 up, 100 back, and a successor just started: each start is a launcher that confines and then executes
+  (about 2.5 ms of processor time for Loom and its child together, ADR 0011), so a burst of 100 on two cores is
+  bound by the processor. A static launcher, the seccomp filter compiled once by loomd, and links looked up once
+  would take about a third of it.
+- Memory with 100 units: loomd carries a store, a bus and a tool broker; a tenth of it is what each unit's
+  sockets and records keep. Smaller caches of RocksDB would bring it below the aim.
+- Restarts of one unit: 300 cycles are too few to tell a trend from RocksDB's own rhythm; 10 000 of them are a
+  test (`ten_thousand_restarts_leave_memory_descriptors_and_store_flat`), and there the store ends smaller than
+  it began.
+- A child that writes 100 MiB/s: the files' keeper punches holes behind the writer (ADR 0005), up to fifty times
+  a second. With journald nothing of it is loomd's.
 """
 
 ABOUT = """\
