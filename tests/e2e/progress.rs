@@ -89,15 +89,12 @@ fn each_change_of_state_is_one_event_on_the_bus() {
 
 #[test]
 fn a_beating_but_stuck_agent_is_caught() {
-    let loom = with_listener();
+    let loom = Loom::start();
     loom.python_agent("works", "works.py", WATCHED);
     loom.ctl(["start", "works"]).success();
     let _asking = asking(&loom, "works", "stand 600");
     let view = loom.until("a second run", "works", |v| v["run"].as_u64() >= Some(2) && v["active_state"] == "active");
     assert_eq!(view["result"], "progress", "its watchdog was fed all the time: {view}");
-    // The interpreter left its stacks on the way out.
-    let log = std::fs::read_to_string(loom.path().join("state/logs/loomd.jsonl")).unwrap();
-    assert!(!log.contains("\"result\":\"watchdog\""), "{log}");
     assert_eq!(said(&loom, "works", "previous").split(' ').next(), Some("progress"));
 }
 
