@@ -14,7 +14,7 @@ from .subject import Subject
 WHY = """\
 Why a goal may not be met here, and what would change it:
 
-- 100 up, 100 back, and a successor just started: each start is a launcher that confines and then executes
+- 100 up, 100 back, and a successor: each start is a launcher that confines and then executes
   (about 2.5 ms of processor time for Loom and its child together, ADR 0011), so a burst of 100 on two cores is
   bound by the processor. A static launcher, the seccomp filter compiled once by loomd, and links looked up once
   would take about a third of it.
